@@ -1,0 +1,158 @@
+"""`mini`: a small dual encoder of our own, trained by `capdec pretrain` and shipped in the package, so that captioning works with no hub in reach.
+
+A photo is squeezed to a square; a residual network of dense 3x3 convolutions turns it into a grid of features, whose mean is projected to D. A
+caption is cut into byte-level BPE tokens; two transformer layers and a mean over the tokens do the same. What it does not know: anything that is
+neither in 5,000 captioned photos of people and dogs nor in what its teacher made of 28,000 uncaptioned ones. It does not read text in photos.
+"""
+
+import hashlib
+import json
+from collections.abc import Sequence
+from importlib import resources
+from pathlib import Path
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float
+from PIL import Image
+from tokenizers import Tokenizer
+from torch import Tensor, nn
+
+from capdec.checkpoint import read_tensors, write_tensors
+from capdec.errors import DataError
+
+SIZE = 128  # pixels a side that the tower was trained for
+MAX_TOKENS = 32
+
+
+class Block(nn.Module):
+    """Two 3x3 convolutions beside a shortcut (He et al. 2016, with the average-pooled shortcut of ResNet-D)."""
+
+    def __init__(self, width_in: int, width: int, stride: int):
+        super().__init__()
+        self.first = nn.Sequential(nn.Conv2d(width_in, width, 3, stride, 1, bias=False), nn.BatchNorm2d(width), nn.ReLU(inplace=True))
+        self.second = nn.Sequential(nn.Conv2d(width, width, 3, 1, 1, bias=False), nn.BatchNorm2d(width))
+        self.shortcut = nn.Identity()
+        if stride > 1 or width_in != width:
+            pool = nn.AvgPool2d(stride) if stride > 1 else nn.Identity()
+            self.shortcut = nn.Sequential(pool, nn.Conv2d(width_in, width, 1, bias=False), nn.BatchNorm2d(width))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.relu(self.second(self.first(x)) + self.shortcut(x))
+
+
+class ImageTower(nn.Module):
+    """Float["B 3 S S"] in [0, 1] -> Float["B features S/32 S/32"], non-negative."""
+
+    def __init__(self, widths: Sequence[int], blocks: Sequence[int], features: int):
+        super().__init__()
+        stem = nn.Conv2d(3, widths[0], 8, 4, 2, bias=False)
+        layers: list[nn.Module] = [stem, nn.BatchNorm2d(widths[0]), nn.ReLU(inplace=True)]
+        width_in = widths[0]
+        for stage, (width, count) in enumerate(zip(widths, blocks, strict=True)):
+            for index in range(count):
+                layers.append(Block(width_in, width, 2 if stage and not index else 1))
+                width_in = width
+        layers += [nn.Conv2d(width_in, features, 1, bias=False), nn.BatchNorm2d(features), nn.ReLU(inplace=True)]
+        self.layers = nn.Sequential(*layers)
+
+    def forward(self, images: Tensor) -> Tensor:
+        return self.layers(((images - 0.45) / 0.25).contiguous(memory_format=torch.channels_last))
+
+
+class TextTower(nn.Module):
+    """Int["B T"] tokens, 0 = padding -> Float["B D"], not normalised."""
+
+    def __init__(self, vocabulary: int, width: int, layers: int, dim: int, dropout: float = 0.1):
+        super().__init__()
+        self.tokens = nn.Embedding(vocabulary, width, padding_idx=0)
+        self.positions = nn.Parameter(torch.randn(MAX_TOKENS, width) * 0.02)
+        layer = nn.TransformerEncoderLayer(width, width // 32, 4 * width, dropout, "gelu", batch_first=True, norm_first=True)
+        self.layers = nn.TransformerEncoder(layer, layers, enable_nested_tensor=False)
+        self.norm = nn.LayerNorm(width)
+        self.project = nn.Linear(width, dim)
+        nn.init.normal_(self.tokens.weight, std=0.02)
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        padding = tokens == 0  # (B, T)
+        x = self.tokens(tokens) + self.positions[: tokens.shape[1]]
+        x = self.layers(x, src_key_padding_mask=padding)  # (B, T, width)
+        keep = (~padding).unsqueeze(-1).to(x.dtype)
+        return self.project(self.norm((x * keep).sum(1) / keep.sum(1)))
+
+
+class DualEncoder(nn.Module):
+    """Both towers and the projection of the image side."""
+
+    def __init__(
+        self,
+        vocabulary: int,
+        dim: int = 256,
+        widths: Sequence[int] = (48, 96, 192, 384),
+        blocks: Sequence[int] = (2, 2, 3, 1),
+        features: int = 640,
+        text_width: int = 192,
+        text_layers: int = 2,
+    ):
+        super().__init__()
+        self.image = ImageTower(widths, blocks, features)
+        self.project = nn.Linear(features, dim)
+        self.text = TextTower(vocabulary, text_width, text_layers, dim)
+        self.log_scale = nn.Parameter(torch.tensor(2.7))  # of the contrastive loss: exp(2.7) = 1 / 0.067
+
+    def image_embeddings(self, images: Tensor) -> Tensor:
+        """Float["B 3 S S"] -> Float["B D"], not normalised."""
+        return self.project(self.image(images).mean((2, 3)))
+
+
+def as_pixels(images: Sequence[Image.Image], size: int = SIZE) -> Tensor:
+    """Photos squeezed (never cropped) to Uint8["B 3 size size"]."""
+    squeezed = [np.asarray(image.convert("RGB").resize((size, size), Image.Resampling.BICUBIC, reducing_gap=3.0)) for image in images]
+    return torch.from_numpy(np.stack(squeezed)).permute(0, 3, 1, 2)
+
+
+class Mini:
+    """The embedded backbone. `folder` holds `mini.json`, `mini.safetensors` and `mini_tokenizer.json` (default: those in the package)."""
+
+    def __init__(self, folder: str | None = None, device: str = "cpu"):
+        root = Path(folder) if folder else Path(str(resources.files("capdec") / "models" / "mini"))
+        if not (root / "mini.safetensors").is_file():
+            raise DataError(f"no mini backbone in {root}: it holds no mini.safetensors. Train one with: capdec pretrain --output {root}")
+        tensors, _ = read_tensors(root / "mini.safetensors")
+        self.tokenizer = Tokenizer.from_file(str(root / "mini_tokenizer.json"))
+        self.architecture = json.loads((root / "mini.json").read_text())
+        self.model = DualEncoder(**self.architecture).eval().to(device)
+        self.model.load_state_dict({name: tensor.float() if tensor.is_floating_point() else tensor for name, tensor in tensors.items()})
+        self.device = device
+        self.dim: int = self.architecture["dim"]
+        digest = hashlib.sha256((root / "mini.safetensors").read_bytes() + (root / "mini_tokenizer.json").read_bytes())
+        self.fingerprint = f"mini-{digest.hexdigest()[:16]}"
+
+    @torch.inference_mode()
+    def encode_text(self, captions: Sequence[str], normalize: bool = True) -> Float[Tensor, "B D"]:
+        embeddings = self.model.text(encode_tokens(self.tokenizer, captions).to(self.device))
+        return F.normalize(embeddings, dim=-1) if normalize else embeddings
+
+    @torch.inference_mode()
+    def encode_image(self, images: Sequence[Image.Image], normalize: bool = True) -> Float[Tensor, "B D"]:
+        embeddings = self.model.image_embeddings(as_pixels(images).to(self.device).float() / 255)
+        return F.normalize(embeddings, dim=-1) if normalize else embeddings
+
+
+def encode_tokens(tokenizer: Tokenizer, captions: Sequence[str]) -> Tensor:
+    """Int["B T"], padded with 0; a caption without a token is one unknown byte so that its mean exists."""
+    rows = [encoding.ids[:MAX_TOKENS] or [1] for encoding in tokenizer.encode_batch([caption.lower() for caption in captions])]
+    tokens = torch.zeros(len(rows), max(map(len, rows), default=1), dtype=torch.long)
+    for index, row in enumerate(rows):
+        tokens[index, : len(row)] = torch.tensor(row)
+    return tokens
+
+
+def save_mini(folder: Path, model: DualEncoder, architecture: dict, tokenizer: Tokenizer) -> None:
+    """Half-precision weights, as shipped."""
+    folder.mkdir(parents=True, exist_ok=True)
+    tokenizer.save(str(folder / "mini_tokenizer.json"))
+    (folder / "mini.json").write_text(json.dumps(architecture, indent=2) + "\n")
+    halves = {name: tensor.half() if tensor.is_floating_point() else tensor for name, tensor in model.state_dict().items()}
+    write_tensors(folder / "mini.safetensors", halves)

@@ -1,0 +1,94 @@
+"""Files that are either whole or not there, and training state that survives a kill.
+
+A training state is one safetensors file: the model's tensors, AdamW's moments under the names of the parameters they belong to, and the step.
+There are no random states in it: every job draws what step s needs from a generator seeded with (seed, s), so the step is all a resumed run needs.
+"""
+
+import json
+import os
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+
+from capdec.errors import DataError, MismatchError
+
+
+@contextmanager
+def replacing(path: Path | str) -> Iterator[Path]:
+    """A temporary path in the same folder, moved onto `path` when the block ends without an error; otherwise `path` stays as it was."""
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".part")
+    os.close(handle)
+    temporary = Path(name)
+    umask = os.umask(0)
+    os.umask(umask)
+    try:
+        yield temporary
+        with open(temporary, "rb") as file:
+            os.fsync(file.fileno())
+        temporary.chmod(0o666 & ~umask)  # mkstemp's 0600 is for secrets
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def write_json(path: Path | str, value: object) -> None:
+    with replacing(path) as temporary:
+        temporary.write_text(json.dumps(value, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+
+
+def write_tensors(path: Path | str, tensors: dict[str, torch.Tensor], metadata: dict[str, str] | None = None) -> None:
+    with replacing(path) as temporary:
+        save_file({name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}, temporary, metadata)
+
+
+def read_tensors(path: Path | str) -> tuple[dict[str, torch.Tensor], dict[str, str]]:
+    """Tensors and metadata of a safetensors file. Raises DataError naming the file where it is missing or damaged."""
+    try:
+        with safe_open(path, framework="pt") as file:
+            return {name: file.get_tensor(name) for name in file.keys()}, file.metadata() or {}  # noqa: SIM118
+    except FileNotFoundError as error:
+        raise DataError(f"{path} is not there. A captioner or checkpoint folder holds it; is the path right?") from error
+    except SafetensorError as error:
+        raise DataError(f"{path} is not a readable safetensors file ({error}). Copy or download it again.") from error
+
+
+def save_state(path: Path | str, model: torch.nn.Module, optimizer: torch.optim.Optimizer, step: int, identity: dict) -> None:
+    """`identity` is what must be equal for a later run to continue this one."""
+    tensors = {f"model.{name}": tensor for name, tensor in model.state_dict().items()}
+    for name, parameter in model.named_parameters():
+        for key, value in optimizer.state.get(parameter, {}).items():
+            tensors[f"optimizer.{name}.{key}"] = torch.as_tensor(value)
+    # tied tensors (an embedding that is also the output layer) are written once each: safetensors refuses shared memory
+    seen: set[int] = set()
+    for name, tensor in tensors.items():
+        if tensor.data_ptr() in seen:
+            tensors[name] = tensor.clone()
+        seen.add(tensors[name].data_ptr())
+    write_tensors(path, tensors, {"step": str(step), "identity": json.dumps(identity, sort_keys=True)})
+
+
+def load_state(path: Path | str, model: torch.nn.Module, optimizer: torch.optim.Optimizer, identity: dict) -> int:
+    """Puts a saved state back and returns its step. Raises MismatchError where `identity` is not the one it was saved with."""
+    tensors, metadata = read_tensors(path)
+    saved = json.loads(metadata["identity"])
+    now = json.loads(json.dumps(identity))
+    if saved != now:
+        changed = sorted(key for key in saved.keys() | now.keys() if saved.get(key) != now.get(key))
+        raise MismatchError(
+            f"{path} was written by a run with other settings ({', '.join(changed)}). "
+            f"Continue with the old settings, or start in a new folder."
+        )
+    model.load_state_dict({name.removeprefix("model."): t for name, t in tensors.items() if name.startswith("model.")})
+    for name, parameter in model.named_parameters():
+        prefix = f"optimizer.{name}."
+        state = {key.removeprefix(prefix): t for key, t in tensors.items() if key.startswith(prefix)}
+        if state:
+            optimizer.state[parameter] = {key: t if key == "step" else t.to(parameter.device) for key, t in state.items()}
+    return int(metadata["step"])

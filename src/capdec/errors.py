@@ -1,0 +1,43 @@
+"""Every error capdec raises on purpose.
+
+CapdecError                 catch this one to catch them all
+├── SettingError            a recipe, option or argument that cannot work (also a ValueError)
+├── UnknownPart             no part of that name (also a SettingError); the message lists those there are
+├── MissingExtra            an optional package is needed; the message names the extra to install
+├── MismatchError           two things that must belong together do not: widths, fingerprints, corpora
+├── DataError               a file of captions, embeddings or weights that cannot be used
+└── ImageError              one photo that cannot be opened or is refused
+
+A message says what came, what would do, and what to try.
+"""
+
+
+class CapdecError(Exception):
+    """Base of all errors raised on purpose."""
+
+
+class SettingError(CapdecError, ValueError):
+    """A recipe, option or argument that cannot work."""
+
+
+class UnknownPart(SettingError):
+    """No part of that name."""
+
+
+class MissingExtra(CapdecError, ImportError):
+    """An optional package is needed that is not installed."""
+
+    def __init__(self, package: str, extra: str, purpose: str):
+        super().__init__(f"{purpose} needs the package {package!r}. Install it with: pip install 'capdec[{extra}]'")
+
+
+class MismatchError(CapdecError, ValueError):
+    """Two things that must belong together do not."""
+
+
+class DataError(CapdecError, ValueError):
+    """A file of captions, embeddings or weights that cannot be used."""
+
+
+class ImageError(CapdecError):
+    """One photo that cannot be opened or is refused."""

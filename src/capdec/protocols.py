@@ -1,0 +1,212 @@
+"""The words everything else is written in: what each kind of part promises, and the few values that pass between them.
+
+Letters used in every signature: B batch, N rows of a corpus or memory, D embedding width, K rows of a condition, P prefix length, E decoder width,
+T tokens. Only captions (strings), images and embeddings cross the borders between parts: tokens never leave a decoder, pixels never leave a backbone.
+"""
+
+import enum
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal, NamedTuple, Protocol, Self, runtime_checkable
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
+
+    from capdec.corpus import Corpus
+
+
+class Supervision(enum.Flag):
+    """What a method was given. No flag at all is text only. Computed from what was used, never typed in."""
+
+    IMAGE_STATISTICS = enum.auto()
+    UNPAIRED_IMAGES = enum.auto()
+    TARGET_DOMAIN_TEXT = enum.auto()
+    PAIRS = enum.auto()
+    BACKBONE_PAIRS = enum.auto()
+
+    def words(self) -> str:
+        """
+        >>> Supervision(0).words()
+        'text only'
+        >>> (Supervision.UNPAIRED_IMAGES | Supervision.BACKBONE_PAIRS).words()
+        "text + unpaired images + backbone trained on this dataset's pairs"
+        """
+        said = {
+            Supervision.IMAGE_STATISTICS: "unpaired image statistics",
+            Supervision.UNPAIRED_IMAGES: "unpaired images",
+            Supervision.TARGET_DOMAIN_TEXT: "target-domain text",
+            Supervision.PAIRS: "pairs",
+            Supervision.BACKBONE_PAIRS: "backbone trained on this dataset's pairs",
+        }
+        return " + ".join(["text", *(words for flag, words in said.items() if flag in self)]) if self else "text only"
+
+
+@dataclass(frozen=True)
+class Condition:
+    """What a decoder is told. Row 0 is the global embedding; further rows are regions or neighbours.
+
+    embeddings                 mask              two photos, the second without neighbours
+    [[global, near, near],     [[1, 1, 1],
+     [global, 0,    0   ]]      [1, 0, 0]]
+    """
+
+    embeddings: Float[Tensor, "B K D"]
+    mask: Bool[Tensor, "B K"]
+    prompts: tuple[str, ...] | None = None
+    """Words for the language model, one string an item: entities, style, language."""
+    rows: Int[Tensor, "B"] | None = None
+    """In training: which corpus rows these are, so that a retrieval can leave out itself and its siblings."""
+
+    @classmethod
+    def of(cls, embeddings: Float[Tensor, "B D"] | Float[Tensor, "B K D"], rows: Int[Tensor, "B"] | None = None) -> Self:
+        """A condition without padding."""
+        if embeddings.ndim == 2:
+            embeddings = embeddings.unsqueeze(1)
+        return cls(embeddings, torch.ones(embeddings.shape[:2], dtype=torch.bool, device=embeddings.device), rows=rows)
+
+    def with_embeddings(self, embeddings: Float[Tensor, "B K D"]) -> Self:
+        return replace(self, embeddings=embeddings)
+
+    def to(self, device: str | torch.device) -> Self:
+        rows = None if self.rows is None else self.rows.to(device)
+        return replace(self, embeddings=self.embeddings.to(device), mask=self.mask.to(device), rows=rows)
+
+    def __len__(self) -> int:
+        return len(self.embeddings)
+
+
+class LogProb(NamedTuple):
+    """Log-probability of each caption, in nats: summed over its tokens with the end included, and how many tokens those are."""
+
+    total: Float[Tensor, "B"]
+    tokens: Int[Tensor, "B"]
+
+
+@dataclass(frozen=True)
+class Caption:
+    """A generated text. `score` is its log-probability in nats divided by (tokens, end included) ** length_penalty; `tokens` mean something only to
+    the decoder that made them."""
+
+    text: str
+    score: float
+    tokens: tuple[int, ...] = ()
+
+
+@dataclass(frozen=True)
+class Decoding:
+    """How captions are searched for.
+
+    `captions` alternatives are returned for each image, best first. `beams` counts for "beam" only; `top_p`, `temperature` and `seed` for "nucleus"
+    only (the draws of an image depend on the seed and on its place among the images of a call, not on the batch size). `max_tokens` includes the end.
+    """
+
+    strategy: Literal["beam", "greedy", "nucleus"] = "beam"
+    beams: int = 5
+    captions: int = 1
+    max_tokens: int = 40
+    length_penalty: float = 1.0
+    no_repeat_ngram_size: int = 0
+    top_p: float = 0.9
+    temperature: float = 1.0
+    seed: int = 0
+
+
+@dataclass(frozen=True)
+class Example:
+    """One photo's captions, or one text without a photo. `open_image` is None where the dataset is text alone."""
+
+    captions: tuple[str, ...]
+    image_id: str | None = None
+    open_image: "Callable[[], Image] | None" = None
+
+
+@runtime_checkable
+class Backbone(Protocol):
+    """A frozen CLIP-like pair. Takes any number of strings or PIL images and batches inside; truncates by its own tokens and reports how often."""
+
+    dim: int
+    fingerprint: str
+    """Equal for two backbones exactly if they give the same embeddings."""
+    trained_on_pairs: frozenset[str]
+    """Names of the datasets whose image-caption pairs it is known to have seen."""
+
+    def encode_text(self, captions: Sequence[str], normalize: bool = True) -> Float[Tensor, "B D"]: ...
+
+    def encode_image(self, images: "Sequence[Image]", normalize: bool = True) -> Float[Tensor, "B D"]: ...
+
+
+@runtime_checkable
+class Bridge(Protocol):
+    """Crosses the modality gap. Condition in, condition out, so bridges compose: fitted and applied in order."""
+
+    supervision: Supervision
+
+    def fit(self, corpus: "Corpus", images: Float[Tensor, "M D"] | None = None) -> None:
+        """Learns from a corpus of text and, where the method wants them, unpaired image embeddings."""
+
+    def from_text(self, condition: Condition, generator: torch.Generator) -> Condition:
+        """Training's side."""
+        ...
+
+    def from_image(self, condition: Condition, generator: torch.Generator) -> Condition:
+        """Inference's side."""
+        ...
+
+    def tensors(self) -> dict[str, Tensor]:
+        """What it holds, to be saved with the captioner."""
+        ...
+
+    def restore(self, tensors: dict[str, Tensor]) -> None: ...
+
+
+@runtime_checkable
+class Decoder(Protocol):
+    """Turns a condition into captions. Also a torch Module: `log_prob` is its forward, and its parameters are what training moves."""
+
+    dim: int
+
+    def fit(self, captions: Sequence[str]) -> None:
+        """Once, before training: builds what depends on the text (a vocabulary) and the network."""
+
+    def log_prob(self, condition: Condition, captions: Sequence[str], label_smoothing: float = 0.0) -> LogProb:
+        """With label smoothing s, each token counts (1 - s) times its own log-probability plus s times the vocabulary's mean."""
+        ...
+
+    def generate(self, condition: Condition, decoding: Decoding) -> list[list[Caption]]:
+        """For each image its captions, best first."""
+        ...
+
+    def save(self, folder: Path) -> None: ...
+
+    def load(self, folder: Path) -> None:
+        """Puts back what `save` wrote into a decoder built with the same settings. Needs no hub."""
+
+
+@runtime_checkable
+class Dataset(Protocol):
+    """Examples from a file or folder. `suffixes` are the endings by which `capdec train FILE` recognises it; `name` is the dataset's, for the
+    supervision flags, or None."""
+
+    suffixes: tuple[str, ...]
+    name: str | None
+
+    def __iter__(self) -> Iterator[Example]: ...
+
+
+@runtime_checkable
+class Metric(Protocol):
+    """Named values over a set of captions and, for each, the per-image statistics behind it."""
+
+    def score(self, captions: dict[str, str], references: dict[str, Sequence[str]]) -> "dict[str, Score]": ...
+
+
+class Score(NamedTuple):
+    """A value over the set, and one number an image whose mean a bootstrap resamples (or None where no such numbers exist)."""
+
+    value: float
+    each: dict[str, float] | None

@@ -1,0 +1,90 @@
+"""A recipe is one TOML file that fully describes a run:
+
+    captions = "captions.jsonl"
+    backbone = "mini"
+
+    [[bridges]]
+    name = "gaussian_noise"
+    target_cosine = 0.5
+
+    [decoder]
+    name = "small_transformer"
+    layers = 4
+
+    [training]
+    steps = 3000
+
+A part is its name, or a table of its name and settings. The resolved recipe (with everything that was set on the command line) is written beside
+every result.
+"""
+
+import json
+import tomllib
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import tomli_w
+
+from capdec.errors import SettingError
+
+Recipe = dict[str, Any]
+
+
+def read(path: Path | str) -> Recipe:
+    try:
+        return tomllib.loads(Path(path).read_text(encoding="utf-8"))
+    except FileNotFoundError as error:
+        raise SettingError(f"no recipe at {path}. Name a TOML file, or leave --recipe out for the defaults.") from error
+    except tomllib.TOMLDecodeError as error:
+        raise SettingError(f"{path} is not TOML: {error}.") from error
+
+
+def override(recipe: Recipe, assignments: Sequence[str]) -> Recipe:
+    """A copy with `key=value` assignments made; dots go into tables, numbers into lists, values are JSON or else plain words.
+
+    >>> override({"bridges": [{"name": "gaussian_noise"}]}, ["bridges.0.std=0.1", "decoder.layers=4", "backbone=mini"])
+    {'bridges': [{'name': 'gaussian_noise', 'std': 0.1}], 'decoder': {'layers': 4}, 'backbone': 'mini'}
+    """
+    result = json.loads(json.dumps(recipe))
+    for assignment in assignments:
+        path, equals, text = assignment.partition("=")
+        if not equals or not path:
+            raise SettingError(f"--set takes key=value, for example decoder.layers=4; this came: {assignment!r}.")
+        try:
+            value = json.loads(text)
+        except json.JSONDecodeError:
+            value = text
+        *parents, last = path.split(".")
+        place: Any = result
+        for index, key in enumerate(parents):
+            if isinstance(place, list):
+                place = place[_position(place, key, assignment)]
+                continue
+            if isinstance(place.get(key), str):  # a part given by name alone becomes a table
+                place[key] = {"name": place[key]}
+            place = place.setdefault(key, {})
+            if not isinstance(place, dict | list):
+                raise SettingError(f"{'.'.join(parents[: index + 1])} is a plain value, so {assignment!r} has nothing to go into.")
+        if isinstance(place, list):
+            place[_position(place, last, assignment)] = value
+        else:
+            place[last] = value
+    return result
+
+
+def _position(values: list, key: str, assignment: str) -> int:
+    if not key.isdigit() or int(key) >= len(values):
+        raise SettingError(f"{assignment!r}: {key!r} is not one of the {len(values)} places, counted from 0.")
+    return int(key)
+
+
+def dump(recipe: Recipe) -> str:
+    """TOML; keys without a value are left out, since TOML has no null."""
+    return tomli_w.dumps(_without_none(recipe))
+
+
+def _without_none(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _without_none(item) for key, item in value.items() if item is not None}
+    return [_without_none(item) for item in value] if isinstance(value, list | tuple) else value
