@@ -59,18 +59,32 @@ def read_tensors(path: Path | str) -> tuple[dict[str, torch.Tensor], dict[str, s
         raise DataError(f"{path} is not a readable safetensors file ({error}). Copy or download it again.") from error
 
 
+def module_tensors(module: torch.nn.Module) -> dict[str, torch.Tensor]:
+    """A module's state, each shared tensor (an embedding that is also the output layer) once, under its first name."""
+    first: dict[int, str] = {}
+    return {name: tensor for name, tensor in module.state_dict().items() if not tensor.numel() or first.setdefault(tensor.data_ptr(), name) == name}
+
+
+def load_module(module: torch.nn.Module, tensors: dict[str, torch.Tensor], source: Path | str) -> None:
+    """Puts `module_tensors` back, half precision too. Raises MismatchError naming what is missing, unknown or of another shape."""
+    wanted = module_tensors(module)
+    wrong = [f"{name} is missing" for name in wanted.keys() - tensors.keys()] + [f"{name} is unknown" for name in tensors.keys() - wanted.keys()]
+    wrong += [
+        f"{name} is {[*tensors[name].shape]} for {[*t.shape]}" for name, t in wanted.items() if name in tensors and tensors[name].shape != t.shape
+    ]
+    if wrong:
+        raise MismatchError(f"the weights in {source} do not fit the model that its configuration describes: {'; '.join(sorted(wrong)[:5])}.")
+    with torch.no_grad():
+        for name, tensor in wanted.items():
+            tensor.copy_(tensors[name])
+
+
 def save_state(path: Path | str, model: torch.nn.Module, optimizer: torch.optim.Optimizer, step: int, identity: dict) -> None:
     """`identity` is what must be equal for a later run to continue this one."""
-    tensors = {f"model.{name}": tensor for name, tensor in model.state_dict().items()}
+    tensors = {f"model.{name}": tensor for name, tensor in module_tensors(model).items()}
     for name, parameter in model.named_parameters():
         for key, value in optimizer.state.get(parameter, {}).items():
             tensors[f"optimizer.{name}.{key}"] = torch.as_tensor(value)
-    # tied tensors (an embedding that is also the output layer) are written once each: safetensors refuses shared memory
-    seen: set[int] = set()
-    for name, tensor in tensors.items():
-        if tensor.data_ptr() in seen:
-            tensors[name] = tensor.clone()
-        seen.add(tensors[name].data_ptr())
     write_tensors(path, tensors, {"step": str(step), "identity": json.dumps(identity, sort_keys=True)})
 
 
@@ -82,10 +96,9 @@ def load_state(path: Path | str, model: torch.nn.Module, optimizer: torch.optim.
     if saved != now:
         changed = sorted(key for key in saved.keys() | now.keys() if saved.get(key) != now.get(key))
         raise MismatchError(
-            f"{path} was written by a run with other settings ({', '.join(changed)}). "
-            f"Continue with the old settings, or start in a new folder."
+            f"{path} was written by a run with other settings ({', '.join(changed)}). Continue with the old settings, or start in a new folder."
         )
-    model.load_state_dict({name.removeprefix("model."): t for name, t in tensors.items() if name.startswith("model.")})
+    load_module(model, {name.removeprefix("model."): t for name, t in tensors.items() if name.startswith("model.")}, path)
     for name, parameter in model.named_parameters():
         prefix = f"optimizer.{name}."
         state = {key.removeprefix(prefix): t for key, t in tensors.items() if key.startswith(prefix)}

@@ -1,10 +1,12 @@
 """Train a `mini` backbone: distil an image tower from a teacher, then make it and a text tower contrastive.
 
 1. cache   every photo is read once: its pixels and the teacher's grid of features for the whole photo are kept, one pair of files a shard.
-2. distil  each step cuts random windows out of photos; the target is the same window cut out of the teacher's cached grid (the idea of ReLabel,
-           Yun et al. 2021: one pass of the teacher serves any number of crops). Nothing of the teacher ends up in the weights but what was learned.
-3. words   the text tower learns that captions of one photo belong together (InfoNCE, text alone).
-4. align   photos and their captions (InfoNCE both ways, Radford et al. 2021), captions with their siblings, and the teacher's grid as an anchor.
+2. words   the text tower learns that captions of one photo belong together (InfoNCE, text alone).
+3. head    a linear layer on the teacher's features and the text tower learn which captions belong to which photos (InfoNCE both ways, Radford et al.
+           2021): cheap, since no pixel is looked at, and it tells the next stage what in the teacher's features matters for captions.
+4. distil  each step cuts random windows out of photos; the target is the same window of the teacher's cached grid (the idea of ReLabel, Yun et al.
+           2021: one pass of the teacher serves any number of crops), its embedding by the head, and how well each of many captions fits it.
+5. align   the pair itself, photos and their captions, with the teacher's grid as an anchor. Nothing of the teacher stays in the weights.
 
 Every stage can be killed and started again. A machine that cannot hold all photos takes the shards in several loads: `init` starts from the weights
 that an earlier run wrote (one half-precision file, under 16 MB).
@@ -21,14 +23,15 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from PIL import Image
-from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+from tokenizers import Tokenizer
 from torch import Tensor, nn
 
 from capdec.backbones.mini import DualEncoder, as_pixels, encode_tokens, save_mini
-from capdec.checkpoint import load_state, read_tensors, replacing, save_state, write_json
+from capdec.checkpoint import load_module, load_state, read_tensors, replacing, save_state, write_json
 from capdec.errors import DataError
 from capdec.nearest import recall
 from capdec.parts import load_object
+from capdec.tokens import train_bpe
 
 STORED = 144  # pixels a side of a cached photo
 TEACHER = 224  # pixels a side the teacher sees
@@ -43,8 +46,9 @@ def pretrain(
     *,
     architecture: dict | None = None,
     vocabulary: int = 4096,
-    distil_steps: int = 3600,
     word_steps: int = 400,
+    head_steps: int = 400,
+    distil_steps: int = 3600,
     align_steps: int = 400,
     batch: int = 128,
     word_batch: int = 256,
@@ -55,6 +59,7 @@ def pretrain(
     word_rate: float = 1e-3,
     align_rate: float = 3e-4,
     anchor: float = 0.5,
+    trained_on_pairs: Sequence[str] = (),
     seed: int = 0,
     device: str = "cpu",
     dtype: str = "float32",
@@ -67,13 +72,12 @@ def pretrain(
     Float["B 3 224 224"] in [-1, 1] to a dict with `grid`: Float["B C h w"], 0 <= grid <= 6."""
     folder = Path(output)
     siblings = [captions for captions in read_caption_groups(texts) if len(captions) > 1]
-    tokenizer = train_tokenizer([caption for captions in siblings for caption in captions], vocabulary, folder / "work" / "tokenizer.json")
+    tokenizer = train_bpe((caption.lower() for captions in siblings for caption in captions), vocabulary, ["<pad>"])
     architecture = {"vocabulary": tokenizer.get_vocab_size(), **(architecture or {})}
     torch.manual_seed(seed)
     model = DualEncoder(**architecture)
     if init:
-        tensors, _ = read_tensors(init)
-        model.load_state_dict({name: t.float() if t.is_floating_point() else t for name, t in tensors.items()})
+        load_module(model, read_tensors(init)[0], init)
     pixels, grids, captions = cache_photos(photos, teacher, folder / "work", device)
     student = Student(model, grids).to(device)
     if compile:
@@ -81,16 +85,6 @@ def pretrain(
     names = {"photos": [Path(shard).name for shard in photos], "texts": [Path(text).name for text in texts]}
     identity = {"architecture": architecture, **names, "seed": seed, "init": init}
     stages = Stages(folder / "work", identity, student, device, dtype, minutes_between_checkpoints)
-
-    def distil(step: int) -> Tensor:
-        generator = seeded(seed, step)
-        rows = epoch_rows(len(pixels), batch, step, seed)
-        size = sizes[0] if step < small_share * distil_steps else sizes[-1]
-        images, windows = windows_of(pixels[rows], size, generator)
-        return student.distillation(images.to(device), grids[rows], windows)[1]
-
-    settings: dict = {"batch": batch, "sizes": list(sizes), "small_share": small_share}
-    stages.run("distil", [(student, distil_rate)], distil_steps, distil, settings)
 
     def sibling_loss(step: int) -> Tensor:
         generator = seeded(seed + 1, step)
@@ -105,48 +99,86 @@ def pretrain(
     if not len(captioned):
         raise DataError(f"none of the {len(captions)} photos has captions: put KEY.json with a list `captions` beside KEY.jpg in some shard")
 
-    def align(step: int) -> Tensor:
+    def photos_and_captions(step: int, rows_a_step: int) -> tuple[Tensor, Tensor, torch.Generator]:
         generator = seeded(seed + 2, step)
-        rows = captioned[epoch_rows(len(captioned), align_batch, step, seed + 2)]
-        images, windows = windows_of(pixels[rows], sizes[-1], generator, smallest=0.5)
-        features, distance = student.distillation(images.to(device), grids[rows], windows)
+        rows = captioned[epoch_rows(len(captioned), rows_a_step, step, seed + 2)]
         chosen = [captions[row][int(torch.randint(len(captions[row]), (), generator=generator))] for row in rows.tolist()]
-        texts = model.text(encode_tokens(tokenizer, chosen).to(device))
+        return rows, model.text(encode_tokens(tokenizer, chosen).to(device)), generator
+
+    def head(step: int) -> Tensor:
+        rows, texts, generator = photos_and_captions(step, word_batch)
+        windows = windows_of(len(rows), generator, smallest=0.5)
+        pooled = student.teacher(grids[rows], windows, 4)[1]
+        return contrast(student.head(pooled), texts, model.log_scale) + 0.5 * sibling_loss(word_steps + step)
+
+    stages.run("head", [(student.head, word_rate), (model.text, word_rate)], head_steps, head, {"batch": word_batch})
+
+    with torch.no_grad():
+        texts_seen = [captions[row][0] for row in captioned.tolist()][:4096]
+        model.text.eval()
+        bank = [model.text(encode_tokens(tokenizer, texts_seen[i : i + 256]).to(device)) for i in range(0, len(texts_seen), 256)]
+        scaled_bank = model.log_scale.exp() * F.normalize(torch.cat(bank), dim=-1)  # (4096, D)
+
+    def distil(step: int) -> Tensor:
+        generator = seeded(seed + 3, step)
+        rows = epoch_rows(len(pixels), batch, step, seed + 3)
+        size = sizes[0] if step < small_share * distil_steps else sizes[-1]
+        windows = windows_of(len(rows), generator)
+        features, pooled, distance = student.distillation(photos_through(pixels[rows], windows, size, generator).to(device), grids[rows], windows)
+        target = F.normalize(student.head(pooled).detach(), dim=-1)
+        embeddings = F.normalize(model.project(features.mean((2, 3))).float(), dim=-1)
+        wanted, said = (target @ scaled_bank.T).softmax(-1), (embeddings @ scaled_bank.T).log_softmax(-1)
+        return 2 * (1 - (embeddings * target).sum(-1).mean()) + F.kl_div(said, wanted, reduction="batchmean") + anchor * distance
+
+    settings: dict = {"batch": batch, "sizes": list(sizes), "small_share": small_share, "anchor": anchor}
+    groups = [(model.image, distil_rate), (student.predict, distil_rate), (model.project, distil_rate)]
+    stages.run("distil", groups, distil_steps, distil, settings)
+
+    def align(step: int) -> Tensor:
+        rows, texts, generator = photos_and_captions(step, align_batch)
+        windows = windows_of(len(rows), generator, smallest=0.5)
+        images = photos_through(pixels[rows], windows, sizes[-1], generator)
+        features, _, distance = student.distillation(images.to(device), grids[rows], windows)
         pairs = contrast(model.project(features.mean((2, 3))), texts, model.log_scale)
-        return pairs + 0.5 * sibling_loss(word_steps + step) + anchor * distance
+        return pairs + 0.5 * sibling_loss(word_steps + head_steps + step) + anchor * distance
 
-    groups = [(model.image, align_rate), (student.predict, align_rate), (model.project, word_rate), (model.text, word_rate)]
-    stages.run("align", groups, align_steps, align, {"batch": align_batch, "anchor": anchor}, freeze_statistics=True)
+    groups = [(model.image, align_rate), (student.predict, align_rate), (model.project, align_rate), (model.text, align_rate)]
+    stages.run("align", groups, align_steps, align, {"batch": align_batch}, freeze_statistics=True)
 
-    save_mini(folder, model, architecture, tokenizer)
+    save_mini(folder, model, architecture, tokenizer, trained_on_pairs)
     scores = retrieval(model.eval(), tokenizer, calibration, device)
     write_json(folder / "pretrain.json", {**stages.identity, "calibration": scores, "parameters": sum(p.numel() for p in model.parameters())})
     return scores
 
 
 class Student(nn.Module):
-    """The dual encoder and, for training only, the layer that predicts the teacher's features from its own."""
+    """The dual encoder and, for training only, what ties it to the teacher: a head on the teacher's features, a guess of them from its own."""
 
     def __init__(self, model: DualEncoder, grids: Tensor):
         super().__init__()
         self.model = model
-        self.predict = nn.Conv2d(model.project.in_features, grids.shape[1], 1)
+        channels = grids.shape[1]
+        self.predict = nn.Conv2d(model.project.in_features, channels, 1)
+        self.head = nn.Linear(channels, model.project.out_features)
         sample = grids[torch.linspace(0, len(grids) - 1, min(len(grids), 512)).long()].float() / GRID_STEP
-        self.register_buffer("mean", sample.mean((0, 2, 3))[:, None, None])
-        self.register_buffer("std", sample.std((0, 2, 3))[:, None, None] + 1e-3)
+        self.register_buffer("mean", sample.mean((0, 2, 3)))
+        self.register_buffer("std", sample.std((0, 2, 3)) + 1e-3)
         self.register_buffer("pooled_std", sample.mean((2, 3)).std(0) + 1e-3)
 
-    def distillation(self, images: Tensor, grids: Tensor, windows: Tensor) -> tuple[Tensor, Tensor]:
-        """The student's features (B, features, h, w) and their distance to the teacher's in the same windows: squared, each channel in units of its
-        own spread, once a place and once for the photo's mean (where spreads are smaller and meaning is denser)."""
-        features = self.model.image(images)  # (B, features, h, w)
-        height, width = features.shape[2:]
-        places = F.affine_grid(windows, [len(images), 1, 2 * height, 2 * width], align_corners=False).to(images.device)
-        teacher = F.grid_sample(grids.to(images.device).float() / GRID_STEP, places, padding_mode="border", align_corners=False)
-        target = (F.avg_pool2d(teacher, 2) - self.mean) / self.std  # (B, C, h, w)
-        predicted = self.predict(features).float()
-        pooled = (predicted - target).mean((2, 3)) * (self.std.flatten() / self.pooled_std)
-        return features, F.mse_loss(predicted, target) + pooled.square().mean()
+    def teacher(self, grids: Tensor, windows: Tensor, side: int) -> tuple[Tensor, Tensor]:
+        """The teacher's features in windows of photos, each channel in units of its own spread: (B, C, side, side), and the windows' means (B, C)."""
+        places = F.affine_grid(windows, [len(grids), 1, 2 * side, 2 * side], align_corners=False).to(self.mean.device)
+        values = F.grid_sample(grids.to(self.mean.device).float() / GRID_STEP, places, padding_mode="border", align_corners=False)
+        values = F.avg_pool2d(values, 2) - self.mean[:, None, None]
+        return values / self.std[:, None, None], values.mean((2, 3)) / self.pooled_std
+
+    def distillation(self, images: Tensor, grids: Tensor, windows: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """The student's features (B, features, h, w), the teacher's means (B, C), and the squared distance of the guess at each place and of its mean."""
+        features = self.model.image(images)
+        target, pooled = self.teacher(grids, windows, features.shape[2])
+        guess = self.predict(features).float()
+        distance = F.mse_loss(guess, target) + F.mse_loss(guess.mean((2, 3)) * self.std / self.pooled_std, pooled)
+        return features, pooled, distance
 
 
 GRID_STEP = 255 / 6  # the teacher's features lie in [0, 6]; one byte each
@@ -160,7 +192,13 @@ class Stages:
         self.dtype, self.seconds = getattr(torch, dtype), 60 * minutes
 
     def run(
-        self, name: str, groups: list[tuple[nn.Module, float]], steps: int, loss_of: Callable[[int], Tensor], settings: dict, freeze_statistics: bool = False
+        self,
+        name: str,
+        groups: list[tuple[nn.Module, float]],
+        steps: int,
+        loss_of: Callable[[int], Tensor],
+        settings: dict,
+        freeze_statistics: bool = False,
     ) -> None:
         """AdamW with a learning rate for each group, linear warm-up over a twentieth, cosine decay to 0."""
         rates = [rate for _, rate in groups]
@@ -188,7 +226,9 @@ class Stages:
             optimizer.step()
             step += 1
             if step % 20 == 0 or step == steps:
-                print(json.dumps({"stage": name, "step": step, "of": steps, "loss": round(loss.item(), 4), "time": round(time.time(), 1)}), flush=True)
+                print(
+                    json.dumps({"stage": name, "step": step, "of": steps, "loss": round(loss.item(), 4), "time": round(time.time(), 1)}), flush=True
+                )
             if time.monotonic() - saved > self.seconds or step == steps:
                 save_state(path, self.student, optimizer, step, self.identity)
                 saved = time.monotonic()
@@ -201,29 +241,32 @@ def contrast(first: Tensor, second: Tensor, log_scale: Tensor) -> Tensor:
     return (F.cross_entropy(logits, labels) + F.cross_entropy(logits.T, labels)) / 2
 
 
-def windows_of(photos: Tensor, size: int, generator: torch.Generator, smallest: float = 0.3) -> tuple[Tensor, Tensor]:
-    """Random windows of photos, Uint8["B 3 H W"] -> Float["B 3 size size"] in [0, 1] and the affine map of each, Float["B 2 3"]: mirrored half of the
-    time, a quarter of them the whole photo, brightness, contrast and saturation shifted."""
-    count = len(photos)
-
-    def uniform(low: float, high: float) -> Tensor:
-        return torch.empty(count).uniform_(low, high, generator=generator)
-
-    whole = uniform(0, 1) < 0.25
-    area, ratio = uniform(smallest, 1), uniform(-0.28, 0.28).exp()
-    width, height = (area * ratio).sqrt().clamp(max=1), (area / ratio).sqrt().clamp(max=1)
-    width, height = torch.where(whole, 1.0, width), torch.where(whole, 1.0, height)
-    left, top = uniform(-1, 1) * (1 - width), uniform(-1, 1) * (1 - height)
-    mirror = torch.where(uniform(0, 1) < 0.5, -1.0, 1.0)
+def windows_of(count: int, generator: torch.Generator, smallest: float = 0.3) -> Tensor:
+    """Affine maps of random windows, Float["B 2 3"]: mirrored half of the time, a quarter of them the whole photo."""
+    whole = _uniform(count, 0, 1, generator) < 0.25
+    area, ratio = _uniform(count, smallest, 1, generator), _uniform(count, -0.28, 0.28, generator).exp()
+    width = torch.where(whole, 1.0, (area * ratio).sqrt().clamp(max=1))
+    height = torch.where(whole, 1.0, (area / ratio).sqrt().clamp(max=1))
+    left, top = _uniform(count, -1, 1, generator) * (1 - width), _uniform(count, -1, 1, generator) * (1 - height)
+    mirror = torch.where(_uniform(count, 0, 1, generator) < 0.5, -1.0, 1.0)
     zero = torch.zeros(count)
-    windows = torch.stack([torch.stack([width * mirror, zero, left], 1), torch.stack([zero, height, top], 1)], 1)  # (B, 2, 3)
+    return torch.stack([torch.stack([width * mirror, zero, left], 1), torch.stack([zero, height, top], 1)], 1)
+
+
+def photos_through(photos: Tensor, windows: Tensor, size: int, generator: torch.Generator) -> Tensor:
+    """Uint8["B 3 H W"] -> Float["B 3 size size"] in [0, 1], seen through the windows, with brightness, contrast and saturation shifted."""
+    count = len(photos)
     places = F.affine_grid(windows, [count, 3, size, size], align_corners=False)
     images = F.grid_sample(photos.float() / 255, places, padding_mode="border", align_corners=False)
+    saturation, brightness, contrast = (_uniform(count, low, 2 - low, generator)[:, None, None, None] for low in (0.6, 0.7, 0.7))
     grey = images.mean(1, keepdim=True)
-    images = grey + (images - grey) * uniform(0.6, 1.4)[:, None, None, None]
+    images = grey + (images - grey) * saturation
     middle = images.mean((1, 2, 3), keepdim=True)
-    images = middle * uniform(0.7, 1.3)[:, None, None, None] + (images - middle) * uniform(0.7, 1.3)[:, None, None, None]
-    return images.clamp(0, 1), windows
+    return (middle * brightness + (images - middle) * contrast).clamp(0, 1)
+
+
+def _uniform(count: int, low: float, high: float, generator: torch.Generator) -> Tensor:
+    return torch.empty(count).uniform_(low, high, generator=generator)
 
 
 def seeded(seed: int, step: int) -> torch.Generator:
@@ -289,20 +332,6 @@ def cache_photos(shards: Sequence[str], teacher: str, folder: Path, device: str)
 
 def read_caption_groups(files: Sequence[str]) -> list[list[str]]:
     return [json.loads(line)["captions"] for file in files for line in Path(file).read_text(encoding="utf-8").splitlines()]
-
-
-def train_tokenizer(captions: Sequence[str], vocabulary: int, path: Path) -> Tokenizer:
-    """Byte-level BPE: nothing is unknown to it. Token 0 pads."""
-    if not path.is_file():
-        tokenizer = Tokenizer(models.BPE())
-        tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=True)
-        tokenizer.decoder = decoders.ByteLevel()
-        alphabet = pre_tokenizers.ByteLevel.alphabet()
-        trainer = trainers.BpeTrainer(vocab_size=vocabulary, special_tokens=["<pad>"], initial_alphabet=alphabet, show_progress=False)
-        tokenizer.train_from_iterator((caption.lower() for caption in captions), trainer)
-        with replacing(path) as temporary:
-            tokenizer.save(str(temporary))
-    return Tokenizer.from_file(str(path))
 
 
 @torch.inference_mode()

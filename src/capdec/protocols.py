@@ -8,7 +8,7 @@ import enum
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal, NamedTuple, Protocol, Self, runtime_checkable
+from typing import TYPE_CHECKING, Literal, NamedTuple, Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -63,16 +63,21 @@ class Condition:
     """In training: which corpus rows these are, so that a retrieval can leave out itself and its siblings."""
 
     @classmethod
-    def of(cls, embeddings: Float[Tensor, "B D"] | Float[Tensor, "B K D"], rows: Int[Tensor, "B"] | None = None) -> Self:
+    def of(cls, embeddings: Float[Tensor, "B D"] | Float[Tensor, "B K D"], rows: Int[Tensor, "B"] | None = None) -> "Condition":
         """A condition without padding."""
         if embeddings.ndim == 2:
             embeddings = embeddings.unsqueeze(1)
         return cls(embeddings, torch.ones(embeddings.shape[:2], dtype=torch.bool, device=embeddings.device), rows=rows)
 
-    def with_embeddings(self, embeddings: Float[Tensor, "B K D"]) -> Self:
+    def with_embeddings(self, embeddings: Float[Tensor, "B K D"]) -> "Condition":
         return replace(self, embeddings=embeddings)
 
-    def to(self, device: str | torch.device) -> Self:
+    def select(self, items: Int[Tensor, "b"]) -> "Condition":
+        """Some of the items."""
+        prompts = None if self.prompts is None else tuple(self.prompts[item] for item in items.tolist())
+        return Condition(self.embeddings[items], self.mask[items], prompts, None if self.rows is None else self.rows[items])
+
+    def to(self, device: str | torch.device) -> "Condition":
         rows = None if self.rows is None else self.rows.to(device)
         return replace(self, embeddings=self.embeddings.to(device), mask=self.mask.to(device), rows=rows)
 
@@ -90,11 +95,12 @@ class LogProb(NamedTuple):
 @dataclass(frozen=True)
 class Caption:
     """A generated text. `score` is its log-probability in nats divided by (tokens, end included) ** length_penalty; `tokens` mean something only to
-    the decoder that made them."""
+    the decoder that made them; `alternatives` are further captions of the same image, best first, where several were asked for."""
 
     text: str
     score: float
     tokens: tuple[int, ...] = ()
+    alternatives: "tuple[Caption, ...]" = ()
 
 
 @dataclass(frozen=True)
@@ -123,6 +129,8 @@ class Example:
     captions: tuple[str, ...]
     image_id: str | None = None
     open_image: "Callable[[], Image] | None" = None
+    sources: tuple[str, ...] | None = None
+    """What is embedded for each caption, as many as there are captions: a factual source for a romantic target. None: each caption is its own."""
 
 
 @runtime_checkable
@@ -134,6 +142,8 @@ class Backbone(Protocol):
     """Equal for two backbones exactly if they give the same embeddings."""
     trained_on_pairs: frozenset[str]
     """Names of the datasets whose image-caption pairs it is known to have seen."""
+    target_cosine: float
+    """CapDec's noise level where it cannot be chosen on text: the expected cosine of a noised embedding with the clean one."""
 
     def encode_text(self, captions: Sequence[str], normalize: bool = True) -> Float[Tensor, "B D"]: ...
 
@@ -194,6 +204,9 @@ class Dataset(Protocol):
 
     suffixes: tuple[str, ...]
     name: str | None
+
+    @classmethod
+    def recognises(cls, path: str) -> bool: ...
 
     def __iter__(self) -> Iterator[Example]: ...
 

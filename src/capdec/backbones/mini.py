@@ -7,6 +7,7 @@ neither in 5,000 captioned photos of people and dogs nor in what its teacher mad
 
 import hashlib
 import json
+import warnings
 from collections.abc import Sequence
 from importlib import resources
 from pathlib import Path
@@ -19,8 +20,9 @@ from PIL import Image
 from tokenizers import Tokenizer
 from torch import Tensor, nn
 
-from capdec.checkpoint import read_tensors, write_tensors
+from capdec.checkpoint import load_module, module_tensors, read_tensors, write_json, write_tensors
 from capdec.errors import DataError
+from capdec.tokens import pad, train_bpe
 
 SIZE = 128  # pixels a side that the tower was trained for
 MAX_TOKENS = 32
@@ -75,6 +77,13 @@ class TextTower(nn.Module):
         nn.init.normal_(self.tokens.weight, std=0.02)
 
     def forward(self, tokens: Tensor) -> Tensor:
+        """In parts of like length, so that little time goes into padding."""
+        lengths = (tokens != 0).sum(1)
+        order = lengths.argsort(stable=True)
+        parts = [self._run(tokens[rows, : int(lengths[rows[-1]])]) for rows in order.chunk(max(1, len(order) // 64))]
+        return torch.cat(parts)[order.argsort()]
+
+    def _run(self, tokens: Tensor) -> Tensor:
         padding = tokens == 0  # (B, T)
         x = self.tokens(tokens) + self.positions[: tokens.shape[1]]
         x = self.layers(x, src_key_padding_mask=padding)  # (B, T, width)
@@ -113,46 +122,64 @@ def as_pixels(images: Sequence[Image.Image], size: int = SIZE) -> Tensor:
 
 
 class Mini:
-    """The embedded backbone. `folder` holds `mini.json`, `mini.safetensors` and `mini_tokenizer.json` (default: those in the package)."""
+    """The embedded backbone. `folder` holds `mini.json`, `mini.safetensors` and `mini_tokenizer.json` (default: those in the package).
 
-    def __init__(self, folder: str | None = None, device: str = "cpu"):
+    Captions are cut at 32 tokens; `truncated` counts how many were, and a warning says so. Raises DataError where the folder holds no mini.
+    """
+
+    target_cosine = 0.6
+
+    def __init__(self, folder: str | None = None, device: str = "cpu", batch: int = 64):
         root = Path(folder) if folder else Path(str(resources.files("capdec") / "models" / "mini"))
         if not (root / "mini.safetensors").is_file():
             raise DataError(f"no mini backbone in {root}: it holds no mini.safetensors. Train one with: capdec pretrain --output {root}")
-        tensors, _ = read_tensors(root / "mini.safetensors")
+        about = json.loads((root / "mini.json").read_text(encoding="utf-8"))
         self.tokenizer = Tokenizer.from_file(str(root / "mini_tokenizer.json"))
-        self.architecture = json.loads((root / "mini.json").read_text())
-        self.model = DualEncoder(**self.architecture).eval().to(device)
-        self.model.load_state_dict({name: tensor.float() if tensor.is_floating_point() else tensor for name, tensor in tensors.items()})
-        self.device = device
-        self.dim: int = self.architecture["dim"]
+        self.model = DualEncoder(**about["architecture"]).eval().to(device)
+        load_module(self.model, read_tensors(root / "mini.safetensors")[0], root)
+        self.device, self.batch, self.truncated = device, batch, 0
+        self.dim: int = about["architecture"]["dim"]
+        self.trained_on_pairs = frozenset(about["trained_on_pairs"])
         digest = hashlib.sha256((root / "mini.safetensors").read_bytes() + (root / "mini_tokenizer.json").read_bytes())
         self.fingerprint = f"mini-{digest.hexdigest()[:16]}"
 
     @torch.inference_mode()
     def encode_text(self, captions: Sequence[str], normalize: bool = True) -> Float[Tensor, "B D"]:
-        embeddings = self.model.text(encode_tokens(self.tokenizer, captions).to(self.device))
-        return F.normalize(embeddings, dim=-1) if normalize else embeddings
+        long = sum(len(encoding.ids) > MAX_TOKENS for encoding in self.tokenizer.encode_batch([caption.lower() for caption in captions]))
+        if long:
+            self.truncated += long
+            warnings.warn(f"{long} of {len(captions)} captions were cut at {MAX_TOKENS} tokens, all that mini reads.", stacklevel=2)
+        tokens = (encode_tokens(self.tokenizer, captions[start : start + 1024]) for start in range(0, len(captions), 1024))
+        return self._joined([self.model.text(part.to(self.device)) for part in tokens], normalize)
 
     @torch.inference_mode()
     def encode_image(self, images: Sequence[Image.Image], normalize: bool = True) -> Float[Tensor, "B D"]:
-        embeddings = self.model.image_embeddings(as_pixels(images).to(self.device).float() / 255)
+        pixels = (as_pixels(images[start : start + self.batch]) for start in range(0, len(images), self.batch))
+        return self._joined([self.model.image_embeddings(part.to(self.device).float() / 255) for part in pixels], normalize)
+
+    def _joined(self, parts: list[Tensor], normalize: bool) -> Tensor:
+        embeddings = torch.cat(parts) if parts else torch.zeros(0, self.dim, device=self.device)
         return F.normalize(embeddings, dim=-1) if normalize else embeddings
+
+    @classmethod
+    def tiny(cls, folder: Path) -> "Mini":
+        tokenizer = train_bpe(["a man rides a horse", "two dogs run over the grass"] * 4, 300, ["<pad>"])
+        architecture = dict(
+            vocabulary=tokenizer.get_vocab_size(), dim=16, widths=(8, 8, 8, 8), blocks=(1, 1, 1, 1), features=16, text_width=32, text_layers=1
+        )
+        save_mini(folder / "tiny_mini", DualEncoder(**architecture), architecture, tokenizer, ["tiny"])
+        return cls(str(folder / "tiny_mini"))
 
 
 def encode_tokens(tokenizer: Tokenizer, captions: Sequence[str]) -> Tensor:
-    """Int["B T"], padded with 0; a caption without a token is one unknown byte so that its mean exists."""
-    rows = [encoding.ids[:MAX_TOKENS] or [1] for encoding in tokenizer.encode_batch([caption.lower() for caption in captions])]
-    tokens = torch.zeros(len(rows), max(map(len, rows), default=1), dtype=torch.long)
-    for index, row in enumerate(rows):
-        tokens[index, : len(row)] = torch.tensor(row)
-    return tokens
+    """Int["B T"], lower case, cut at MAX_TOKENS; a caption without a token is one unseen byte, so that its mean exists."""
+    return pad([encoding.ids[:MAX_TOKENS] or [1] for encoding in tokenizer.encode_batch([caption.lower() for caption in captions])])
 
 
-def save_mini(folder: Path, model: DualEncoder, architecture: dict, tokenizer: Tokenizer) -> None:
-    """Half-precision weights, as shipped."""
+def save_mini(folder: Path, model: DualEncoder, architecture: dict, tokenizer: Tokenizer, trained_on_pairs: Sequence[str]) -> None:
+    """Half-precision weights, as shipped. `trained_on_pairs` names the datasets whose pairs the model saw."""
     folder.mkdir(parents=True, exist_ok=True)
     tokenizer.save(str(folder / "mini_tokenizer.json"))
-    (folder / "mini.json").write_text(json.dumps(architecture, indent=2) + "\n")
-    halves = {name: tensor.half() if tensor.is_floating_point() else tensor for name, tensor in model.state_dict().items()}
+    write_json(folder / "mini.json", {"architecture": architecture, "trained_on_pairs": list(trained_on_pairs)})
+    halves = {name: tensor.half() if tensor.is_floating_point() else tensor for name, tensor in module_tensors(model).items()}
     write_tensors(folder / "mini.safetensors", halves)

@@ -7,7 +7,7 @@ published "noise 0.016" is a variance: std 0.1265, c = 0.30 at D = 640. Neither 
 """
 
 import math
-from typing import TYPE_CHECKING, Literal, Self
+from typing import TYPE_CHECKING, Literal
 
 import torch
 import torch.nn.functional as F
@@ -89,5 +89,5 @@ class GaussianNoise:
         """Nothing was held."""
 
     @classmethod
-    def tiny(cls, folder: "Path", dim: int = 16) -> Self:
+    def tiny(cls, folder: "Path", dim: int = 16) -> "GaussianNoise":
         return cls(dim=dim, std=0.1)

@@ -1,0 +1,187 @@
+"""A captioner: backbone, bridges and decoder together. Its folder holds everything but the backbone's weights, which the configuration names.
+
+config.json           format_version, the parts and their settings, the backbone's fingerprint, supervision, decoding
+weights.safetensors   decoder.* and bridges.N.*
+...                   what the decoder needs beside weights: its tokenizer, its language model's configuration
+recipe.toml, README.md, scores.json, as its maker wrote them
+"""
+
+import json
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict, replace
+from importlib import resources
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float
+from torch import Tensor
+
+import capdec
+from capdec import parts
+from capdec.checkpoint import load_module, module_tensors, read_tensors, write_json, write_tensors
+from capdec.errors import DataError, MismatchError, MissingExtra
+from capdec.images import open_image
+from capdec.protocols import Backbone, Bridge, Caption, Condition, Decoder, Decoding, Supervision
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
+
+FORMAT = 1
+
+
+class Captioner:
+    """`spec` is the recipe's tables of the parts: {"backbone": ..., "bridges": [...], "decoder": ...}, from which `load` builds them again."""
+
+    def __init__(self, backbone: Backbone, bridges: Sequence[Bridge], decoder: Decoder, spec: dict[str, Any], decoding: Decoding | None = None):
+        self.backbone, self.bridges, self.decoder, self.spec = backbone, list(bridges), decoder, spec
+        self.decoding = decoding or Decoding()
+
+    @property
+    def supervision(self) -> Supervision:
+        """Of the bridges; the corpus, the choice of a checkpoint and the backbone add theirs where a score is made."""
+        total = Supervision(0)
+        for bridge in self.bridges:
+            total |= bridge.supervision
+        return total
+
+    def caption(self, images: "Iterable[Image | str | Path]", decoding: Decoding | None = None, batch: int = 32) -> list[Caption]:
+        """The best caption of each photo (a PIL image, a path or a URL), with the others that `decoding.captions` asks for as its `alternatives`.
+        Raises ImageError at the first photo that cannot be opened."""
+        opened = [open_image(image, at_most=1024) if isinstance(image, str | Path) else image for image in images]
+        found: list[Caption] = []
+        for start in range(0, len(opened), batch):
+            embeddings = self.backbone.encode_image(opened[start : start + batch])
+            found += self._generate(embeddings, decoding or self.decoding, start)
+        return found
+
+    def caption_embeddings(
+        self,
+        embeddings: Float[Tensor, "B D"] | Float[Tensor, "B K D"] | np.ndarray,
+        decoding: Decoding | None = None,
+        batch: int = 256,
+        backbone: str | None = None,
+    ) -> list[Caption]:
+        """Captions straight from stored image embeddings, of any length and precision; no photo is needed. `backbone`, where given, is the
+        fingerprint or name of what made them. Raises MismatchError for embeddings of another width or of another backbone."""
+        vectors = torch.as_tensor(embeddings).float()
+        if vectors.ndim not in (2, 3) or vectors.shape[-1] != self.backbone.dim:
+            raise MismatchError(
+                f"embeddings of shape {[*vectors.shape]} came; this captioner's backbone gives [B, {self.backbone.dim}] or [B, K, {self.backbone.dim}]. "
+                f"Were they made by another model?"
+            )
+        if backbone is not None and backbone not in (self.backbone.fingerprint, *_names_of(self.spec["backbone"])):
+            raise MismatchError(f"these embeddings were made by {backbone!r}, this captioner reads those of {self.backbone.fingerprint!r}.")
+        if not torch.isfinite(vectors).all() or (vectors.norm(dim=-1) == 0).any():
+            bad = (~torch.isfinite(vectors).flatten(1).all(1) | (vectors.norm(dim=-1) == 0).reshape(len(vectors), -1).any(1)).nonzero().flatten()
+            raise DataError(f"{len(bad)} of {len(vectors)} embeddings are zero or not finite, the first in row {bad[0].item()}. Leave them out.")
+        found: list[Caption] = []
+        for start in range(0, len(vectors), batch):
+            found += self._generate(vectors[start : start + batch], decoding or self.decoding, start)
+        return found
+
+    def _generate(self, embeddings: Tensor, decoding: Decoding, start: int) -> list[Caption]:
+        """`start` is the place of the first one in the whole call: random draws belong to a place, whatever the batches."""
+        condition = Condition.of(F.normalize(embeddings, dim=-1).cpu())
+        generator = torch.Generator().manual_seed(decoding.seed + start)
+        for bridge in self.bridges:
+            condition = bridge.from_image(condition, generator)
+        lists = self.decoder.generate(condition, replace(decoding, seed=decoding.seed + start))
+        return [replace(best, alternatives=tuple(others)) for best, *others in lists]
+
+    def save(self, folder: Path | str, dtype: torch.dtype = torch.float32) -> None:
+        """Writes the folder. `dtype` is that of the stored weights: half precision halves the file."""
+        folder = Path(folder)
+        folder.mkdir(parents=True, exist_ok=True)
+        assert isinstance(self.decoder, torch.nn.Module)
+        tensors = {f"decoder.{name}": tensor for name, tensor in module_tensors(self.decoder).items()}
+        for index, bridge in enumerate(self.bridges):
+            tensors |= {f"bridges.{index}.{name}": tensor for name, tensor in bridge.tensors().items()}
+        write_tensors(folder / "weights.safetensors", {name: t.to(dtype) if t.is_floating_point() else t for name, t in tensors.items()})
+        self.decoder.save(folder)
+        config = {
+            "format_version": FORMAT, "capdec": capdec.__version__, **self.spec, "dim": self.backbone.dim,
+            "backbone_fingerprint": self.backbone.fingerprint, "supervision": self.supervision.words(), "decoding": asdict(self.decoding),
+        }  # fmt: skip
+        write_json(folder / "config.json", config)
+
+    @classmethod
+    def load(cls, name: Path | str = "flickr", device: str = "cpu", backbone: Backbone | None = None) -> "Captioner":
+        """From the name of an embedded captioner, a folder, or a hub id (`owner/name`, `owner/name@revision`). `backbone` replaces the one the
+        configuration names, where its fingerprint agrees.
+
+        Raises DataError where there is none, MismatchError where weights or backbone do not fit.
+        """
+        folder = locate(str(name))
+        try:
+            config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+        except json.JSONDecodeError as error:
+            raise DataError(f"{folder / 'config.json'} is not JSON ({error}). Copy the captioner folder again.") from error
+        if config.get("format_version") != FORMAT:
+            raise DataError(
+                f"{folder} has format_version {config.get('format_version')!r}; this capdec reads {FORMAT}. Is it a captioner, made by this version?"
+            )
+        backbone = backbone or parts.build("backbones", config["backbone"], device=device)
+        if backbone.fingerprint != config["backbone_fingerprint"]:
+            raise MismatchError(
+                f"{folder} was trained with the backbone {config['backbone_fingerprint']}, and {config['backbone']} is now {backbone.fingerprint}. "
+                f"Captions would be nonsense; use the backbone it was trained with."
+            )
+        tensors, _ = read_tensors(folder / "weights.safetensors")
+        decoder = parts.build("decoders", config["decoder"], dim=config["dim"])
+        decoder.load(folder)
+        load_module(decoder, {key.removeprefix("decoder."): t for key, t in tensors.items() if key.startswith("decoder.")}, folder)
+        bridges = [parts.build("bridges", spec, dim=config["dim"]) for spec in config["bridges"]]
+        for index, bridge in enumerate(bridges):
+            prefix = f"bridges.{index}."
+            bridge.restore({key.removeprefix(prefix): t.float() for key, t in tensors.items() if key.startswith(prefix)})
+        spec = {key: config[key] for key in ("backbone", "bridges", "decoder")}
+        return cls(backbone, bridges, decoder.eval().to(device), spec, Decoding(**config["decoding"]))
+
+    def push_to_hub(self, repository: str, folder: Path | str, private: bool = False) -> str:
+        """Uploads a saved folder (weights, card and scores) to the Hugging Face hub and returns its address. Raises MissingExtra."""
+        try:
+            from huggingface_hub import HfApi
+        except ImportError as error:
+            raise MissingExtra("huggingface-hub", "hub", "push_to_hub") from error
+        if not (Path(folder) / "config.json").is_file():
+            raise DataError(f"{folder} is not a saved captioner: it has no config.json. Call save(folder) first.")
+        api = HfApi()
+        api.create_repo(repository, private=private, exist_ok=True)
+        return str(api.upload_folder(repo_id=repository, folder_path=str(folder), ignore_patterns=["training/*", "embeddings/*"]))
+
+
+def embedded() -> dict[str, Path]:
+    """The captioners that travel in the package."""
+    root = Path(str(resources.files("capdec") / "models"))
+    return {path.parent.name: path.parent for path in sorted(root.glob("*/config.json"))}
+
+
+def locate(name: str) -> Path:
+    """The folder of a captioner: embedded, local, or fetched from the hub. Raises DataError saying what there is."""
+    if name in embedded():
+        return embedded()[name]
+    if Path(name).is_dir():
+        if (Path(name) / "config.json").is_file():
+            return Path(name)
+        unfinished = " Its training is not finished: run the same `capdec train` again." if (Path(name) / "training").is_dir() else ""
+        raise DataError(f"{name} is a folder without a config.json, so not a captioner.{unfinished}")
+    repository, _, revision = name.partition("@")
+    if repository.count("/") != 1 or name.startswith((".", "/")):
+        raise DataError(f"no captioner {name!r}: it is neither embedded ({', '.join(embedded()) or 'none'}), nor a folder, nor a hub id owner/name.")
+    try:
+        from huggingface_hub import snapshot_download
+    except ImportError as error:
+        raise MissingExtra("huggingface-hub", "hub", f"fetching {name!r} from the hub") from error
+    try:
+        return Path(snapshot_download(repository, revision=revision or None, ignore_patterns=["*.bin", "*.pkl", "*.pt", "*.py"]))
+    except Exception as error:
+        raise DataError(f"{name!r} is not a folder here and could not be fetched from the hub: {str(error).splitlines()[0]}") from error
+
+
+def _names_of(spec: str | dict[str, Any]) -> list[str]:
+    if isinstance(spec, str):
+        return [spec]
+    return [str(spec[key]) for key in ("name", "model") if key in spec]

@@ -1,0 +1,186 @@
+"""A mapper in front of any Hugging Face causal language model, fine-tuned or frozen: ClipCap's and CapDec's decoder.
+
+Where the released CapDec code went wrong, this does not: every caption is trained to end (a real end-of-text token), padding is masked by length and
+not by a token id, so that no word is unlearnable, and the search keeps keys and values.
+"""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor, nn
+
+from capdec.errors import DataError, MissingExtra, SettingError
+from capdec.generation import search
+from capdec.mapper import build_mapper
+from capdec.protocols import Caption, Condition, Decoding, LogProb
+from capdec.tokens import pad
+
+
+class PrefixLM(nn.Module):
+    """`model` is a hub id or a folder in the hub's format; `pretrained=False` takes its configuration and tokenizer only and starts from random
+    weights. `language_model="frozen"` trains the mapper alone. The defaults are CapDec's: a transformer mapper of 8 layers, 40 vectors in, 40 out.
+
+    Raises MissingExtra without transformers, DataError where the model cannot be had, SettingError where it has no end-of-text token.
+    """
+
+    def __init__(
+        self,
+        dim: int,
+        model: str = "gpt2",
+        revision: str | None = None,
+        pretrained: bool = True,
+        language_model: Literal["tuned", "frozen"] = "tuned",
+        mapper: Literal["transformer", "mlp", "linear"] = "transformer",
+        prefix: int = 40,
+        clip_length: int = 40,
+        mapper_layers: int = 8,
+        mapper_heads: int = 8,
+        max_tokens: int = 64,
+    ):
+        super().__init__()
+        if language_model not in ("tuned", "frozen"):
+            raise SettingError(f"language_model is 'tuned' or 'frozen', not {language_model!r}.")
+        self.dim, self.model, self.revision, self.pretrained = dim, model, revision, pretrained
+        self.frozen, self.max_tokens = language_model == "frozen", max_tokens
+        self.mapper_settings = dict(kind=mapper, dim=dim, prefix=prefix, clip_length=clip_length, layers=mapper_layers, heads=mapper_heads)
+        self.tokenizer: Any = None
+        self.mapper: nn.Module = nn.Identity()  # both are sized by `fit` or `load`
+        self.lm: Any = nn.Identity()
+
+    def fit(self, captions: Sequence[str]) -> None:
+        self._use(self.model, self.pretrained)
+
+    def save(self, folder: Path) -> None:
+        """Configuration and tokenizer; the weights are the module's state."""
+        self.lm.config.save_pretrained(folder / "language_model")
+        self.tokenizer.save_pretrained(folder / "language_model")
+
+    def load(self, folder: Path) -> None:
+        if not (folder / "language_model" / "config.json").is_file():
+            raise DataError(f"{folder / 'language_model'} holds no config.json: copy the whole captioner folder.")
+        self._use(str(folder / "language_model"), pretrained=False)
+
+    def _use(self, source: str, pretrained: bool) -> None:
+        try:
+            from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
+        except ImportError as error:
+            raise MissingExtra("transformers", "hub", "the decoder prefix_lm") from error
+        revision = None if Path(source).is_dir() else self.revision
+        try:
+            self.tokenizer = AutoTokenizer.from_pretrained(source, revision=revision, trust_remote_code=False)
+            if pretrained:
+                self.lm = AutoModelForCausalLM.from_pretrained(
+                    source, revision=revision, trust_remote_code=False, use_safetensors=True, dtype=torch.float32
+                )
+            else:
+                config = AutoConfig.from_pretrained(source, revision=revision, trust_remote_code=False)
+                self.lm = AutoModelForCausalLM.from_config(config, trust_remote_code=False, dtype=torch.float32)
+        except (OSError, ValueError) as error:
+            what = "language model with safetensors" if pretrained else "configuration and tokenizer"
+            raise DataError(
+                f"no {what} could be loaded from {source!r} ({str(error).splitlines()[0]}). Check the spelling, the network or the login."
+            ) from error
+        if self.tokenizer.eos_token_id is None:
+            raise SettingError(f"the tokenizer of {source!r} has no end-of-text token, so captions could not end. Set its eos_token.")
+        width = self.lm.get_input_embeddings().embedding_dim
+        self.mapper = build_mapper(width=width, **self.mapper_settings)
+        if self.frozen:
+            self.lm.requires_grad_(False)
+        self.train(self.training)
+
+    def train(self, mode: bool = True) -> "PrefixLM":
+        """A frozen language model stays in evaluation mode: no dropout."""
+        super().train(mode)
+        if self.frozen:
+            self.lm.eval()
+        return self
+
+    def forward(self, condition: Condition, captions: Sequence[str], label_smoothing: float = 0.0) -> LogProb:
+        return self.log_prob(condition, captions, label_smoothing)
+
+    def log_prob(self, condition: Condition, captions: Sequence[str], label_smoothing: float = 0.0) -> LogProb:
+        self._ready()
+        rows = [[*ids[: self.max_tokens - 1], self.tokenizer.eos_token_id] for ids in self._tokens(captions)]
+        device = self.lm.device
+        lengths = torch.tensor([len(row) for row in rows], device=device)
+        targets = pad(rows).to(device)  # (B, T)
+        real = torch.arange(targets.shape[1], device=device) < lengths.unsqueeze(1)
+        prefix, mask = self._prefix(condition)
+        x = torch.cat([prefix, self.lm.get_input_embeddings()(targets[:, :-1])], 1)  # (B, P + T - 1, E)
+        attention = torch.cat([mask, real[:, :-1]], 1)
+        output = self.lm(inputs_embeds=x, attention_mask=attention.long(), logits_to_keep=targets.shape[1], use_cache=False)
+        log_probs = torch.log_softmax(output.logits[real].float(), -1)  # (tokens, V)
+        chosen = log_probs.gather(1, targets[real].unsqueeze(1)).squeeze(1)
+        if label_smoothing:
+            chosen = (1 - label_smoothing) * chosen + label_smoothing * log_probs.mean(-1)
+        total = torch.zeros(len(rows), device=device).index_add(0, real.nonzero()[:, 0], chosen)
+        return LogProb(total, lengths)
+
+    def generate(self, condition: Condition, decoding: Decoding) -> list[list[Caption]]:
+        self._ready()
+        if not len(condition):
+            return []
+        was_training = self.training
+        self.eval()
+        found = search(_Steps(self, condition), decoding, self.tokenizer.eos_token_id)
+        self.train(was_training)
+        return [
+            [Caption(self.tokenizer.decode(one.tokens, skip_special_tokens=True).strip(), one.score, one.tokens) for one in image] for image in found
+        ]
+
+    def _ready(self) -> None:
+        if self.tokenizer is None:
+            raise SettingError("this prefix_lm has no language model yet: call fit(captions) before training, or load(folder).")
+
+    def _tokens(self, texts: Sequence[str]) -> list[list[int]]:
+        return self.tokenizer(list(texts), add_special_tokens=False)["input_ids"] if len(texts) else []
+
+    def _prefix(self, condition: Condition) -> tuple[Float[Tensor, "B P E"], Bool[Tensor, "B P"]]:
+        device = self.lm.device
+        prefix, mask = self.mapper(condition.embeddings.to(device), condition.mask.to(device))
+        if condition.prompts is not None:
+            rows = self._tokens(condition.prompts)
+            real = pad([[1] * len(row) for row in rows], left=True).bool().to(device)
+            prefix = torch.cat([prefix, self.lm.get_input_embeddings()(pad(rows, left=True).to(device))], 1)
+            mask = torch.cat([mask, real], 1)
+        return prefix, mask
+
+    @classmethod
+    def tiny(cls, folder: Path, dim: int = 16) -> "PrefixLM":
+        """With a GPT-2 of two layers and a tokenizer of its own, in the hub's format."""
+        from transformers import GPT2Config, GPT2LMHeadModel, PreTrainedTokenizerFast
+
+        from capdec.tokens import train_bpe
+
+        bpe = train_bpe(["a man rides a horse", "two dogs run over the grass"] * 4, 300, ["<|endoftext|>"])
+        config = GPT2Config(vocab_size=bpe.get_vocab_size(), n_embd=32, n_layer=2, n_head=2, n_positions=128, bos_token_id=0, eos_token_id=0)
+        GPT2LMHeadModel(config).save_pretrained(folder / "tiny_gpt2")
+        PreTrainedTokenizerFast(tokenizer_object=bpe, eos_token="<|endoftext|>").save_pretrained(folder / "tiny_gpt2")
+        return cls(dim, str(folder / "tiny_gpt2"), prefix=3, clip_length=2, mapper_layers=1, mapper_heads=2, max_tokens=24)
+
+
+class _Steps:
+    """The decoder as generation.Stepper, over transformers' own cache."""
+
+    def __init__(self, decoder: PrefixLM, condition: Condition):
+        self.decoder, self.condition = decoder, condition
+        self.mask, self.cache = torch.empty(0), None
+
+    def begin(self) -> Float[Tensor, "B V"]:
+        prefix, self.mask = self.decoder._prefix(self.condition)
+        output = self.decoder.lm(inputs_embeds=prefix, attention_mask=self.mask.long(), use_cache=True, logits_to_keep=1)
+        self.cache = output.past_key_values
+        return output.logits[:, -1]
+
+    def advance(self, parents: Int[Tensor, "R"], tokens: Int[Tensor, "R"]) -> Float[Tensor, "R V"]:
+        assert self.cache is not None
+        self.cache.reorder_cache(parents)
+        self.mask = torch.cat([self.mask[parents], self.mask.new_ones(len(parents), 1)], 1)
+        output = self.decoder.lm(
+            input_ids=tokens.unsqueeze(1), attention_mask=self.mask.long(), past_key_values=self.cache, use_cache=True, logits_to_keep=1
+        )
+        self.cache = output.past_key_values
+        return output.logits[:, -1]

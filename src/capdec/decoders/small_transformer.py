@@ -1,0 +1,186 @@
+"""A small causal transformer trained from scratch, with a byte-level BPE of its own trained on the corpus: the embedded default, and DeCap's decoder
+(4 layers, one linear prefix token: `mapper="linear", prefix=1`).
+
+    prefix . . . | A  man  rides          what the network reads
+                 A  man  rides  <end>     what it is to say; the last prefix vector says the first token
+"""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Literal
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Bool, Float, Int
+from tokenizers import Tokenizer
+from torch import Tensor, nn
+
+from capdec.errors import DataError, SettingError
+from capdec.generation import search
+from capdec.mapper import build_mapper
+from capdec.protocols import Caption, Condition, Decoding, LogProb
+from capdec.tokens import pad, train_bpe
+
+PAD, END = 0, 1
+
+
+class Layer(nn.Module):
+    """Pre-norm self-attention and MLP. `past` holds the keys and values of what came before."""
+
+    def __init__(self, width: int, heads: int, dropout: float):
+        super().__init__()
+        self.heads, self.dropout = heads, dropout
+        self.norm1, self.norm2 = nn.LayerNorm(width), nn.LayerNorm(width)
+        self.qkv, self.out = nn.Linear(width, 3 * width), nn.Linear(width, width)
+        self.mlp = nn.Sequential(nn.Linear(width, 4 * width), nn.GELU(), nn.Linear(4 * width, width), nn.Dropout(dropout))
+
+    def forward(self, x: Tensor, mask: Tensor | None, past: tuple[Tensor, Tensor] | None = None) -> tuple[Tensor, tuple[Tensor, Tensor]]:
+        batch, length, width = x.shape
+        q, k, v = self.qkv(self.norm1(x)).view(batch, length, 3, self.heads, -1).permute(2, 0, 3, 1, 4)  # (B, heads, T, width / heads) each
+        if past is not None:
+            k, v = torch.cat([past[0], k], 2), torch.cat([past[1], v], 2)
+        causal = mask is None and length > 1
+        attended = F.scaled_dot_product_attention(q, k, v, mask, self.dropout if self.training else 0.0, is_causal=causal)
+        x = x + F.dropout(self.out(attended.transpose(1, 2).reshape(batch, length, width)), self.dropout, self.training)
+        return x + self.mlp(self.norm2(x)), (k, v)
+
+
+class SmallTransformer(nn.Module):
+    """`max_tokens` is the longest caption it can learn or say, end included; longer ones are cut. Prompts, where a condition has them, stand between
+    the prefix and the caption. Raises SettingError for sizes that do not go together."""
+
+    def __init__(
+        self,
+        dim: int,
+        layers: int = 4,
+        width: int = 384,
+        heads: int = 6,
+        mapper: Literal["linear", "mlp", "transformer"] = "mlp",
+        prefix: int = 4,
+        vocabulary: int = 6000,
+        max_tokens: int = 64,
+        dropout: float = 0.1,
+    ):
+        super().__init__()
+        if width % heads:
+            raise SettingError(f"width {width} cannot be shared by {heads} heads: {heads} does not divide it.")
+        self.dim, self.vocabulary, self.max_tokens = dim, vocabulary, max_tokens
+        self.tokenizer: Tokenizer | None = None
+        self.mapper = build_mapper(mapper, dim, width, prefix, clip_length=prefix, layers=2, heads=heads)
+        self.words = nn.Embedding(0, width)  # sized by `fit` or `load`; also the output layer
+        self.positions = nn.Parameter(torch.randn(512, width) * 0.02)
+        self.drop = nn.Dropout(dropout)
+        self.layers = nn.ModuleList(Layer(width, heads, dropout) for _ in range(layers))
+        self.norm = nn.LayerNorm(width)
+        for layer in self.layers:  # residual branches start small (GPT-2)
+            for linear in (layer.out, layer.mlp[2]):
+                nn.init.normal_(linear.weight, std=0.02 / (2 * layers) ** 0.5)
+
+    def fit(self, captions: Sequence[str]) -> None:
+        self._use(train_bpe(captions, self.vocabulary, ["<pad>", "<end>"]))
+
+    def save(self, folder: Path) -> None:
+        self._tokenizer().save(str(folder / "decoder_tokenizer.json"))
+
+    def load(self, folder: Path) -> None:
+        path = folder / "decoder_tokenizer.json"
+        if not path.is_file():
+            raise DataError(f"{path} is not there, and without its tokenizer a small_transformer cannot speak. Copy the whole captioner folder.")
+        self._use(Tokenizer.from_file(str(path)))
+
+    def _use(self, tokenizer: Tokenizer) -> None:
+        self.tokenizer = tokenizer
+        self.words = nn.Embedding(tokenizer.get_vocab_size(), self.words.embedding_dim, device=self.words.weight.device)
+        nn.init.normal_(self.words.weight, std=0.02)
+
+    def _tokenizer(self) -> Tokenizer:
+        if self.tokenizer is None:
+            raise SettingError("this small_transformer has no vocabulary yet: call fit(captions) before training, or load(folder).")
+        return self.tokenizer
+
+    def forward(self, condition: Condition, captions: Sequence[str], label_smoothing: float = 0.0) -> LogProb:
+        return self.log_prob(condition, captions, label_smoothing)
+
+    def log_prob(self, condition: Condition, captions: Sequence[str], label_smoothing: float = 0.0) -> LogProb:
+        encodings = self._tokenizer().encode_batch(list(captions))
+        rows = [[*encoding.ids[: self.max_tokens - 1], END] for encoding in encodings]
+        targets = pad(rows).to(self.positions.device)  # (B, T)
+        prefix, mask = self._prefix(condition)
+        x = torch.cat([prefix, self.words(targets[:, :-1])], 1)  # (B, P + T - 1, E)
+        hidden, _ = self._run(x, mask)
+        real = targets != PAD
+        logits = self._logits(hidden[:, prefix.shape[1] - 1 :][real])  # (tokens, V): no logits for padding
+        log_probs = torch.log_softmax(logits.float(), -1)
+        chosen = log_probs.gather(1, targets[real].unsqueeze(1)).squeeze(1)
+        if label_smoothing:
+            chosen = (1 - label_smoothing) * chosen + label_smoothing * log_probs[:, END:].mean(-1)
+        owner = real.nonzero()[:, 0]
+        total = torch.zeros(len(rows), device=chosen.device).index_add(0, owner, chosen)
+        return LogProb(total, real.sum(1))
+
+    def generate(self, condition: Condition, decoding: Decoding) -> list[list[Caption]]:
+        tokenizer = self._tokenizer()
+        room = self.positions.shape[0] - self.max_tokens
+        if decoding.max_tokens > self.max_tokens:
+            raise SettingError(
+                f"max_tokens = {decoding.max_tokens} is more than the {self.max_tokens} this decoder was built for ({room} are the prefix's)."
+            )
+        if not len(condition):
+            return []
+        was_training = self.training
+        self.eval()
+        found = search(_Steps(self, condition), decoding, END)
+        self.train(was_training)
+        return [[Caption(tokenizer.decode(one.tokens).strip(), one.score, one.tokens) for one in image] for image in found]
+
+    def _prefix(self, condition: Condition) -> tuple[Float[Tensor, "B P E"], Bool[Tensor, "B P"]]:
+        device = self.positions.device
+        prefix, mask = self.mapper(condition.embeddings.to(device), condition.mask.to(device))
+        if condition.prompts is not None:
+            prompts = pad([encoding.ids for encoding in self._tokenizer().encode_batch(list(condition.prompts))], left=True).to(device)
+            prefix, mask = torch.cat([prefix, self.words(prompts)], 1), torch.cat([mask, prompts != PAD], 1)
+        return prefix, mask
+
+    def _run(self, x: Float[Tensor, "R T E"], mask: Bool[Tensor, "R P"], past: list | None = None) -> tuple[Float[Tensor, "R T E"], list]:
+        """`mask` says which of the prefix's places are real; everything after the prefix is. `past` holds each layer's keys and values."""
+        before = 0 if past is None else past[0][0].shape[2]
+        length = x.shape[1]
+        x = self.drop(x + self.positions[before : before + length])
+        attention = None
+        if not bool(mask.all()):
+            keys = F.pad(mask, (0, before + length - mask.shape[1]), value=True)[:, None, None, :]
+            causal = torch.ones(length, before + length, dtype=torch.bool, device=x.device).tril(before)
+            attention = (causal & keys) | torch.eye(length, before + length, dtype=torch.bool, device=x.device)  # padding sees itself: no empty rows
+        present = []
+        for index, layer in enumerate(self.layers):
+            x, keys_values = layer(x, attention, None if past is None else past[index])
+            present.append(keys_values)
+        return self.norm(x), present
+
+    def _logits(self, hidden: Tensor) -> Tensor:
+        """Padding can never be said."""
+        logits = F.linear(hidden, self.words.weight)
+        return torch.cat([torch.full_like(logits[..., :END], -1e4), logits[..., END:]], -1)
+
+    @classmethod
+    def tiny(cls, folder: Path, dim: int = 16) -> "SmallTransformer":
+        return cls(dim, layers=2, width=32, heads=2, prefix=2, vocabulary=300, max_tokens=24, dropout=0.0)
+
+
+class _Steps:
+    """The decoder as generation.Stepper: keys and values of all that was said are kept, row by row."""
+
+    def __init__(self, decoder: SmallTransformer, condition: Condition):
+        self.decoder, self.condition = decoder, condition
+        self.mask, self.past = torch.empty(0), []
+
+    def begin(self) -> Float[Tensor, "B V"]:
+        prefix, self.mask = self.decoder._prefix(self.condition)
+        hidden, self.past = self.decoder._run(prefix, self.mask)
+        return self.decoder._logits(hidden[:, -1])
+
+    def advance(self, parents: Int[Tensor, "R"], tokens: Int[Tensor, "R"]) -> Float[Tensor, "R V"]:
+        self.mask = self.mask[parents]
+        self.past = [(keys[parents], values[parents]) for keys, values in self.past]
+        hidden, self.past = self.decoder._run(self.decoder.words(tokens.unsqueeze(1)), self.mask, self.past)
+        return self.decoder._logits(hidden[:, -1])

@@ -1,0 +1,61 @@
+"""Mappers: a condition (B, K, D) becomes a prefix (B, P, E) that a language model reads as if it were words."""
+
+from typing import Literal
+
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor, nn
+
+from capdec.errors import SettingError
+
+
+class TransformerMapper(nn.Module):
+    """ClipCap's and CapDec's mapper (CapDec's code: 8 layers, 8 heads, 40 + 40). Each row of the condition becomes `clip_length` vectors; a pre-norm
+    transformer lets `prefix` learned constants read them; what stands at the constants is the prefix."""
+
+    def __init__(self, dim: int, width: int, prefix: int, clip_length: int, layers: int, heads: int, mlp_ratio: float = 2.0):
+        super().__init__()
+        if width % heads:
+            raise SettingError(f"a mapper of width {width} cannot have {heads} heads: {heads} does not divide it.")
+        self.clip_length = clip_length
+        self.expand = nn.Linear(dim, clip_length * width)
+        self.constants = nn.Parameter(torch.randn(prefix, width) * 0.02)
+        layer = nn.TransformerEncoderLayer(width, heads, int(mlp_ratio * width), 0.0, "relu", batch_first=True, norm_first=True)
+        self.layers = nn.TransformerEncoder(layer, layers, enable_nested_tensor=False)
+
+    def forward(self, embeddings: Float[Tensor, "B K D"], mask: Bool[Tensor, "B K"]) -> tuple[Float[Tensor, "B P E"], Bool[Tensor, "B P"]]:
+        batch, rows = mask.shape
+        prefix, width = self.constants.shape
+        expanded = self.expand(embeddings).view(batch, rows * self.clip_length, width)
+        x = torch.cat([expanded, self.constants.expand(batch, -1, -1)], 1)  # (B, K clip_length + P, E)
+        padding = torch.cat([~mask.repeat_interleave(self.clip_length, 1), mask.new_zeros(batch, prefix)], 1)
+        x = self.layers(x, src_key_padding_mask=padding if rows > 1 else None)
+        return x[:, -prefix:], mask.new_ones(batch, prefix)
+
+
+class MLPMapper(nn.Module):
+    """ClipCap's other mapper: each row becomes `prefix` vectors, through a tanh layer half as wide (or, with `hidden=False`, DeCap's one linear).
+    Rows come out in reverse, so that the global one, which is never padding, stands next to the words."""
+
+    def __init__(self, dim: int, width: int, prefix: int, hidden: bool = True):
+        super().__init__()
+        self.prefix, self.width = prefix, width
+        middle = prefix * width // 2
+        self.layers = (
+            nn.Sequential(nn.Linear(dim, middle), nn.Tanh(), nn.Linear(middle, prefix * width)) if hidden else nn.Linear(dim, prefix * width)
+        )
+
+    def forward(self, embeddings: Float[Tensor, "B K D"], mask: Bool[Tensor, "B K"]) -> tuple[Float[Tensor, "B P E"], Bool[Tensor, "B P"]]:
+        batch, rows = mask.shape
+        vectors = self.layers(embeddings.flip(1)).view(batch, rows * self.prefix, self.width)
+        return vectors, mask.flip(1).repeat_interleave(self.prefix, 1)
+
+
+def build_mapper(
+    kind: Literal["transformer", "mlp", "linear"], dim: int, width: int, prefix: int, clip_length: int, layers: int, heads: int
+) -> TransformerMapper | MLPMapper:
+    if kind == "transformer":
+        return TransformerMapper(dim, width, prefix, clip_length, layers, heads)
+    if kind in ("mlp", "linear"):
+        return MLPMapper(dim, width, prefix, hidden=kind == "mlp")
+    raise SettingError(f"no mapper is called {kind!r}. There are: transformer, mlp, linear.")

@@ -1,0 +1,32 @@
+"""Byte-level BPE trained on a corpus, and rows of tokens as one tensor. What the parts of our own share; Hugging Face models bring their own."""
+
+from collections.abc import Iterable, Sequence
+
+import torch
+from jaxtyping import Int
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+from torch import Tensor
+
+
+def train_bpe(captions: Iterable[str], vocabulary: int, specials: Sequence[str]) -> Tokenizer:
+    """Nothing is unknown to it. The special tokens take the ids from 0 on."""
+    tokenizer = Tokenizer(models.BPE())
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=True)
+    tokenizer.decoder = decoders.ByteLevel()
+    trainer = trainers.BpeTrainer(
+        vocab_size=vocabulary, special_tokens=list(specials), initial_alphabet=pre_tokenizers.ByteLevel.alphabet(), show_progress=False
+    )
+    tokenizer.train_from_iterator(captions, trainer)
+    return tokenizer
+
+
+def pad(rows: Sequence[Sequence[int]], value: int = 0, left: bool = False) -> Int[Tensor, "B T"]:
+    """Rows of unequal length as one tensor.
+
+    >>> pad([[5, 6], [7]]).tolist(), pad([[5, 6], [7]], left=True).tolist()
+    ([[5, 6], [7, 0]], [[5, 6], [0, 7]])
+    """
+    width = max(map(len, rows), default=0)
+    fill = [[value] * (width - len(row)) for row in rows]
+    padded = [[*empty, *row] if left else [*row, *empty] for row, empty in zip(rows, fill, strict=True)]
+    return torch.tensor(padded, dtype=torch.long).view(len(rows), width)

@@ -1,0 +1,423 @@
+"""Train a captioner from text alone.
+
+    corpus of captions -> embeddings, once -> [choose the noise on held-out text] -> steps of AdamW -> a captioner's folder
+
+No image is looked at. Step s draws all that is random (its batch, its noise, dropout) from generators seeded with (seed, s), so a run that was killed
+continues from its last checkpoint to the very weights of an undisturbed one, and several processes share the batches of one.
+"""
+
+import json
+import math
+import subprocess
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import nullcontext
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal, NamedTuple
+
+import torch
+from jaxtyping import Int
+from torch import Tensor
+
+import capdec
+from capdec import parts, recipe
+from capdec.captioner import Captioner
+from capdec.checkpoint import load_module, load_state, module_tensors, read_tensors, replacing, save_state, write_json, write_tensors
+from capdec.corpus import Corpus, Pairs, embed, open_dataset, read_pairs
+from capdec.errors import MissingExtra, SettingError
+from capdec.progress import Progress
+from capdec.protocols import Backbone, Bridge, Decoder
+
+AUTO = "auto"
+Spec = str | dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Training:
+    """The settings of one run of the optimiser. `batch` is captions a step, over all processes and accumulation; `warmup` is in steps."""
+
+    steps: int = 3000
+    batch: int = 128
+    accumulate: int = 1
+    learning_rate: float = 1e-3
+    warmup: int = 100
+    schedule: Literal["cosine", "linear", "constant"] = "cosine"
+    weight_decay: float = 0.05
+    clip: float = 1.0
+    label_smoothing: float = 0.1
+    dtype: Literal["float32", "bfloat16"] = "float32"
+    seed: int = 0
+    held_out: float = 0.02
+    evaluate_every: int = 250
+    keep: Literal["best", "last"] = "best"
+    choose_cosines: tuple[float, ...] = (0.9, 0.8, 0.7, 0.6, 0.5, 0.4, 0.3)
+    choose_steps: int = 400
+
+    def __post_init__(self) -> None:
+        for name in ("steps", "batch", "accumulate", "evaluate_every", "choose_steps"):
+            if getattr(self, name) < 1:
+                raise SettingError(f"training.{name} = {getattr(self, name)} is below 1.")
+        if self.schedule not in ("cosine", "linear", "constant") or self.dtype not in ("float32", "bfloat16") or self.keep not in ("best", "last"):
+            raise SettingError(
+                f"schedule is cosine, linear or constant, dtype float32 or bfloat16, keep best or last; {self.schedule}, {self.dtype}, {self.keep} came."
+            )
+        if not 0 <= self.held_out < 1:
+            raise SettingError(f"training.held_out = {self.held_out} is a share of the photos, from 0 up to 1.")
+
+    def rate(self, step: int) -> float:
+        """Learning rate of a step, counted from 0: linear warm-up, then the schedule down to 0."""
+        done = max(0.0, (step - self.warmup) / max(1, self.steps - self.warmup))
+        falling = {"cosine": 0.5 * (1 + math.cos(math.pi * done)), "linear": 1 - done, "constant": 1.0}[self.schedule]
+        return self.learning_rate * min(1.0, (step + 1) / max(1, self.warmup)) * falling
+
+
+def settings(values: dict[str, Any]) -> Training:
+    """Raises SettingError for an unknown name, showing those there are."""
+    known = Training.__dataclass_fields__
+    unknown = [name for name in values if name not in known]
+    if unknown:
+        raise SettingError(f"training has no setting {', '.join(map(repr, unknown))}. Its settings: {', '.join(known)}.")
+    return Training(**{name: tuple(value) if isinstance(value, list) else value for name, value in values.items()})
+
+
+def train(
+    captions: Spec,
+    output: str | Path,
+    *,
+    sources: Spec | None = None,
+    backbone: Spec = "mini",
+    bridges: Sequence[Spec] = ({"name": "gaussian_noise", "target_cosine": AUTO},),
+    decoder: Spec = "small_transformer",
+    training: dict[str, Any] | None = None,
+    device: str = "cpu",
+    embeddings: str | Path | None = None,
+    minutes_between_checkpoints: float = 5.0,
+) -> Captioner:
+    """Trains, or continues, the captioner in `output`, and returns it.
+
+    `captions` (and `sources`, joined to them by image_id) are files or tables of a dataset part. A bridge whose `target_cosine` is "auto" is chosen on
+    held-out text where the corpus has several captions a photo, and is the backbone's default where not. `embeddings` is where the corpus' embeddings
+    are kept (default: in `output`).
+
+    Raises SettingError, DataError or MismatchError before any work is done where something cannot be.
+    """
+    folder = Path(output)
+    plan = settings(training or {})
+    worker = _Worker(device, plan)
+    backbone_part: Backbone = parts.build("backbones", backbone, device=worker.device)
+    pairs = read_pairs(open_dataset(captions), open_dataset(sources) if sources is not None else None)
+    given = {"captions": captions, "sources": sources, "backbone": backbone, "bridges": list(bridges), "decoder": decoder, "training": plan.__dict__}
+    identity = {"recipe": given, "text": pairs.fingerprint, "backbone": backbone_part.fingerprint, "processes": worker.processes}
+
+    worker.first(lambda: _embed(pairs, backbone_part, Path(embeddings or folder / "embeddings"), worker))
+    corpus = embed(pairs, backbone_part, Path(embeddings or folder / "embeddings"))
+    learn, held = corpus.split(plan.held_out, plan.seed)
+    if not len(learn):
+        raise SettingError(f"held_out = {plan.held_out} leaves none of the {len(corpus)} captions to learn from. Make it smaller.")
+    data = _Data(corpus, learn, *_held_out(corpus, held))
+
+    resolved, choice = _resolve_noise(bridges, data, backbone_part, decoder, plan, folder, identity, worker)
+    built: list[Bridge] = [parts.build("bridges", spec, dim=backbone_part.dim) for spec in resolved]
+    for bridge in built:
+        bridge.fit(corpus)
+    model = _optimise(folder / "training", data, built, decoder, backbone_part.dim, plan, identity, worker, minutes_between_checkpoints)
+
+    captioner = Captioner(backbone_part, built, model, {"backbone": backbone, "bridges": resolved, "decoder": decoder})
+    if worker.is_first:
+        report = {
+            "captions": len(corpus), "learned_from": len(learn), "held_out": len(held), "noise": choice, "recipe": {**given, "bridges": resolved},
+            "log_prob_of_held_out": data.evaluate(model, built, plan), "parameters": sum(p.numel() for p in model.parameters()), **_origin(),
+        }  # fmt: skip
+        captioner.save(folder)
+        write_json(folder / "scores.json", report)
+        with replacing(folder / "recipe.toml") as temporary:
+            temporary.write_text(recipe.dump({**given, "bridges": resolved}), encoding="utf-8")
+        with replacing(folder / "README.md") as temporary:
+            temporary.write_text(card(report, captioner), encoding="utf-8")
+    worker.wait()
+    return captioner
+
+
+class _Worker:
+    """This process among those that train together, by Accelerate."""
+
+    def __init__(self, device: str, plan: Training):
+        try:
+            from accelerate import Accelerator
+        except ImportError as error:
+            raise MissingExtra("accelerate", "train", "training") from error
+        precision = "bf16" if plan.dtype == "bfloat16" else "no"
+        self.accelerator = Accelerator(cpu=device == "cpu", mixed_precision=precision)
+        self.processes, self.rank, self.is_first = self.accelerator.num_processes, self.accelerator.process_index, self.accelerator.is_main_process
+        self.device = str(self.accelerator.device)
+        if plan.batch % (plan.accumulate * self.processes):
+            raise SettingError(f"batch = {plan.batch} cannot be shared by {self.processes} processes x {plan.accumulate} accumulated parts.")
+
+    def first(self, work: Any) -> None:
+        """Work of one process that the others wait for."""
+        if self.is_first:
+            work()
+        self.wait()
+
+    def wait(self) -> None:
+        self.accelerator.wait_for_everyone()
+
+
+def _embed(pairs: Pairs, backbone: Backbone, folder: Path, worker: _Worker) -> None:
+    with Progress("embedding captions", len(pairs), worker.is_first) as progress:
+        embed(pairs, backbone, folder, lambda done, _: progress.update(done))
+
+
+class _HeldOut(NamedTuple):
+    own: Int[Tensor, "M"]
+    sources: Int[Tensor, "S"]
+    siblings: Int[Tensor, "S"]
+
+
+def _held_out(corpus: Corpus, held: Tensor, most: int = 1000) -> _HeldOut:
+    """Held-out rows, and for those with siblings a (source row, sibling row) pair."""
+    siblings = corpus.siblings()
+    rows = held[torch.linspace(0, len(held) - 1, min(most, len(held))).long()] if len(held) else held
+    paired = [(row, siblings[row][index % len(siblings[row])]) for index, row in enumerate(rows.tolist()) if row in siblings]
+    return _HeldOut(rows, torch.tensor([row for row, _ in paired]).long(), torch.tensor([other for _, other in paired]).long())
+
+
+@dataclass
+class _Data:
+    """The corpus, the rows to learn from in an order of their own, and the rows held out."""
+
+    corpus: Corpus
+    learn: Tensor
+    own: Tensor
+    sources: Tensor
+    siblings: Tensor
+
+    def batches(self, plan: Training) -> Iterator[Tensor]:
+        """Endless. In each epoch captions of like length share a batch, and the batches come in random order."""
+        lengths = torch.tensor([len(text) for text in self.corpus.pairs.targets])
+        batch = plan.batch
+        epoch = 0
+        while True:
+            generator = torch.Generator().manual_seed(plan.seed * 1_000_003 + epoch)
+            rows = self.learn[torch.randperm(len(self.learn), generator=generator)]
+            while len(rows) < batch:  # a corpus smaller than a batch is read again and again
+                rows = torch.cat([rows, self.learn[torch.randperm(len(self.learn), generator=generator)]])
+            rows = rows[: len(rows) // batch * batch]
+            sorted_in_blocks = [block[lengths[block].argsort(stable=True)] for block in rows.split(50 * batch)]
+            parts_of_epoch = torch.cat(sorted_in_blocks).split(batch)
+            for index in torch.randperm(len(parts_of_epoch), generator=generator).tolist():
+                part = parts_of_epoch[index]
+                yield part[torch.randperm(batch, generator=generator)]  # so that every process gets short and long ones
+            epoch += 1
+
+    @torch.no_grad()
+    def evaluate(self, model: Any, bridges: Sequence[Bridge], plan: Training) -> dict[str, float]:
+        """Log-probability a token, in nats, of held-out captions given the clean embedding of their own source and, where there are any, of a sibling.
+        The second is what an image resembles: something else that was said of the same photo."""
+        was_training = model.training
+        model.eval()
+        result = {}
+        for name, sources, targets in (("own", self.own, self.own), ("sibling", self.sources, self.siblings)):
+            total = tokens = 0.0
+            for rows, wanted in zip(sources.split(256), targets.split(256), strict=True):
+                condition = self.corpus.condition(rows)
+                for bridge in bridges:
+                    condition = bridge.from_image(condition, torch.Generator().manual_seed(0))
+                log_prob = model.log_prob(condition, self.corpus.targets(wanted))
+                total += log_prob.total.double().sum().item()
+                tokens += log_prob.tokens.sum().item()
+            if tokens:
+                result[name] = round(total / tokens, 4)
+        model.train(was_training)
+        return result
+
+
+def _resolve_noise(
+    bridges: Sequence[Spec], data: _Data, backbone: Backbone, decoder: Spec, plan: Training, folder: Path, identity: dict, worker: _Worker
+) -> tuple[list[dict[str, Any]], dict[str, Any]]:
+    """The bridges with every "auto" replaced. For each candidate a short run; the one that gives a held-out caption's sibling the highest
+    log-probability, told the caption's clean embedding, wins. Only text is used."""
+    tables = [{"name": spec} if isinstance(spec, str) else dict(spec) for spec in bridges]
+    open_ones = [table for table in tables if table.get("target_cosine") == AUTO]
+    if not open_ones:
+        return tables, {"how": "given"}
+    if not len(data.siblings):
+        for table in open_ones:
+            table["target_cosine"] = backbone.target_cosine
+        return tables, {"how": "the backbone's default, since no held-out photo has two captions", "target_cosine": backbone.target_cosine}
+    short = Training(
+        **{**plan.__dict__, "steps": plan.choose_steps, "warmup": min(plan.warmup, plan.choose_steps // 4), "evaluate_every": plan.choose_steps}
+    )
+    scores: dict[float, dict[str, float]] = {}
+    for cosine in plan.choose_cosines:
+        for table in open_ones:
+            table["target_cosine"] = cosine
+        built = [parts.build("bridges", table, dim=backbone.dim) for table in tables]
+        for bridge in built:
+            bridge.fit(data.corpus)
+        name = f"choosing noise: target cosine {cosine}"
+        model = _optimise(
+            folder / "training" / f"cosine-{cosine}", data, built, decoder, backbone.dim, short, {**identity, "cosine": cosine}, worker, 5.0, name
+        )
+        scores[cosine] = data.evaluate(model, built, short)
+    best = max(scores, key=lambda cosine: scores[cosine]["sibling"])
+    for table in open_ones:
+        table["target_cosine"] = best
+    return tables, {"how": "held-out siblings' log-probability, text alone", "target_cosine": best, "steps": short.steps, "candidates": scores}
+
+
+def _optimise(
+    folder: Path,
+    data: _Data,
+    bridges: Sequence[Bridge],
+    spec: Spec,
+    dim: int,
+    plan: Training,
+    identity: dict,
+    worker: _Worker,
+    minutes: float,
+    name: str = "training",
+) -> Any:
+    """One run of the optimiser, from its last checkpoint if there is one; returns the decoder that `plan.keep` asks for."""
+    torch.manual_seed(plan.seed)
+    decoder: Decoder = parts.build("decoders", spec, dim=dim)
+    decoder.fit([data.corpus.pairs.targets[row] for row in data.learn.tolist()])
+    assert isinstance(decoder, torch.nn.Module)
+    decoder.to(worker.device)
+    trainable = [parameter for parameter in decoder.parameters() if parameter.requires_grad]
+    decayed = [parameter for parameter in trainable if parameter.ndim > 1]
+    others = [parameter for parameter in trainable if parameter.ndim <= 1]
+    optimizer = torch.optim.AdamW(
+        [{"params": decayed, "weight_decay": plan.weight_decay}, {"params": others, "weight_decay": 0.0}], betas=(0.9, 0.98)
+    )
+    state, best_file, record = folder / "state.safetensors", folder / "best.safetensors", _Record(folder / "metrics.jsonl")
+    step = load_state(state, decoder, optimizer, identity) if state.is_file() else 0
+    worker.wait()
+    if worker.is_first:
+        record.forget_after(step)
+    best = max((line["held_out"]["sibling"] for line in record.lines if "sibling" in line.get("held_out", {})), default=-math.inf)
+
+    wrapped, optimizer = worker.accelerator.prepare(decoder, optimizer)
+    decoder.train()
+    batches = data.batches(plan)
+    for _ in range(step):
+        next(batches)
+    saved = time.monotonic()
+    with Progress(name, plan.steps, worker.is_first, start=step) as progress:
+        try:
+            while step < plan.steps:
+                for group in optimizer.param_groups:
+                    group["lr"] = plan.rate(step)
+                loss = _step(wrapped, optimizer, next(batches), step, data, bridges, plan, worker)
+                step += 1
+                progress.update(step, f"loss {loss:.3f}")
+                line: dict[str, Any] = {"step": step, "loss": round(loss, 5), "learning_rate": plan.rate(step - 1), "time": round(time.time(), 2)}
+                evaluated = step % plan.evaluate_every == 0 or step == plan.steps
+                if worker.is_first and evaluated:
+                    line["held_out"] = data.evaluate(decoder, bridges, plan)
+                    if line["held_out"].get("sibling", -math.inf) > best:
+                        best = line["held_out"]["sibling"]
+                        write_tensors(best_file, module_tensors(decoder))
+                if worker.is_first:
+                    record.add(line)
+                    if evaluated or time.monotonic() - saved > 60 * minutes:
+                        save_state(state, decoder, optimizer, step, identity)
+                        saved = time.monotonic()
+        except KeyboardInterrupt:
+            if worker.is_first:
+                save_state(state, decoder, optimizer, step, identity)
+            raise
+    worker.wait()
+    if plan.keep == "best" and best_file.is_file():
+        load_module(decoder, read_tensors(best_file)[0], best_file)
+    return decoder.eval()
+
+
+def _step(wrapped: Any, optimizer: Any, rows: Tensor, step: int, data: _Data, bridges: Sequence[Bridge], plan: Training, worker: _Worker) -> float:
+    """One update on one batch; returns the loss, nats a token. The noise is drawn for the whole batch and each process takes its share, so that their
+    number changes nothing."""
+    generator = torch.Generator().manual_seed((plan.seed * 1_000_003 + step) * 2 + 1)
+    condition = data.corpus.condition(rows)
+    for bridge in bridges:
+        condition = bridge.from_text(condition, generator)
+    torch.manual_seed(((plan.seed * 1_000_003 + step) * 64 + worker.rank) * 2)  # dropout
+    share = torch.arange(worker.rank, len(rows), worker.processes)
+    total = tokens = 0.0
+    optimizer.zero_grad(set_to_none=True)
+    micro = share.chunk(plan.accumulate)
+    for index, part in enumerate(micro):
+        last = index == len(micro) - 1
+        with nullcontext() if last else worker.accelerator.no_sync(wrapped):  # gradients cross between processes once a step
+            log_prob = wrapped(condition.select(part), data.corpus.targets(rows[part]), plan.label_smoothing)
+            worker.accelerator.backward(-log_prob.total.sum())
+        total += log_prob.total.detach().sum().item()
+        tokens += log_prob.tokens.sum().item()
+    sums = worker.accelerator.reduce(torch.tensor([total, tokens], device=worker.device, dtype=torch.float64), "sum").tolist()
+    for group in optimizer.param_groups:
+        for parameter in group["params"]:
+            if parameter.grad is not None:
+                parameter.grad.mul_(worker.processes / sums[1])  # gradients were averaged over processes, and are to be a mean over tokens
+    worker.accelerator.clip_grad_norm_([p for group in optimizer.param_groups for p in group["params"]], plan.clip)
+    optimizer.step()
+    return -sums[0] / sums[1]
+
+
+class _Record:
+    """metrics.jsonl: a line a step."""
+
+    def __init__(self, path: Path):
+        self.path = path
+        text = path.read_text(encoding="utf-8") if path.is_file() else ""
+        self.lines = [json.loads(line) for line in text.splitlines() if line.endswith("}")]  # a kill may leave half a line
+
+    def forget_after(self, step: int) -> None:
+        """What the run to be continued had written beyond its last checkpoint will be written again."""
+        self.lines = [line for line in self.lines if line["step"] <= step]
+        with replacing(self.path) as temporary:
+            temporary.write_text("".join(json.dumps(line) + "\n" for line in self.lines), encoding="utf-8")
+
+    def add(self, line: dict[str, Any]) -> None:
+        with open(self.path, "a", encoding="utf-8") as file:
+            file.write(json.dumps(line) + "\n")
+
+
+def _origin() -> dict[str, Any]:
+    """The version and, in a checkout, the commit."""
+    here = Path(__file__).parent
+    try:
+        commit = subprocess.run(["git", "rev-parse", "--short", "HEAD"], cwd=here, capture_output=True, text=True, check=True).stdout.strip()
+    except (OSError, subprocess.CalledProcessError):
+        commit = None
+    return {"capdec": capdec.__version__, "commit": commit, "time": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())}
+
+
+def card(report: dict[str, Any], captioner: Captioner) -> str:
+    """The model card: what it learned from, how, and what was measured."""
+    noise, held = report["noise"], report["log_prob_of_held_out"]
+    given = report["recipe"]
+    return f"""---
+library_name: capdec
+pipeline_tag: image-to-text
+---
+
+# A captioner trained from text alone
+
+| | |
+|---|---|
+| text | {given["captions"]}{f", told from {given['sources']}" if given["sources"] else ""}: {report["learned_from"]} captions learned from, {report["held_out"]} held out |
+| backbone | {given["backbone"]} ({captioner.backbone.fingerprint}), frozen |
+| bridge | {", ".join(map(str, given["bridges"]))}; noise: {noise["how"]} |
+| decoder | {given["decoder"]}, {report["parameters"]:,} parameters |
+| supervision | {captioner.supervision.words()} |
+| log-probability of held-out captions | {", ".join(f"{name} {value} nats a token" for name, value in held.items()) or "not measured"} |
+| made by | capdec {report["capdec"]}, commit {report["commit"] or "unknown"}, seed {given["training"]["seed"]}, {report["time"]} |
+
+No image was used in training. Captions on images were not scored here; `scores.json` holds what was measured, `recipe.toml` the whole recipe.
+The captions say what the text and the backbone make likely: check them before you rely on them, above all on people.
+
+```python
+from capdec import Captioner
+print(Captioner.load("this folder or its hub id").caption(["photo.jpg"])[0].text)
+```
+"""
