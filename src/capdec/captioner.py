@@ -155,8 +155,31 @@ class Captioner:
 
 def embedded() -> dict[str, Path]:
     """The captioners that travel in the package."""
-    root = Path(str(resources.files("capdec") / "models"))
+    root = Path(str(resources.files("capdec") / "embedded"))
     return {path.parent.name: path.parent for path in sorted(root.glob("*/config.json"))}
+
+
+def listing(folder: Path | str) -> list[tuple[str, str, int]]:
+    """Name, description and size in bytes of what is embedded and of the captioners in a folder and its folders."""
+    root = Path(str(resources.files("capdec") / "embedded"))
+    found = [(path.parent.name, "embedded backbone", path.parent) for path in sorted(root.glob("*/mini.json"))]
+    found += [(name, f"embedded captioner: {_describe(path)}", path) for name, path in embedded().items()]
+    for pattern in ("config.json", "*/config.json", "*/*/config.json"):
+        for path in sorted(Path(folder).glob(pattern)):
+            if (path.parent / "weights.safetensors").is_file() and root not in path.resolve().parents:
+                found.append((str(path.parent), f"captioner: {_describe(path.parent)}", path.parent))
+    return [(name, what, sum(file.stat().st_size for file in path.glob("*") if file.is_file())) for name, what, path in found]
+
+
+def licence() -> str:
+    """The terms of the embedded weights."""
+    return (resources.files("capdec") / "embedded" / "LICENSE-WEIGHTS.md").read_text(encoding="utf-8")
+
+
+def _describe(folder: Path) -> str:
+    config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    named = [*_names_of(config["backbone"]), *(_names_of(spec)[0] for spec in config["bridges"]), *_names_of(config["decoder"])]
+    return " + ".join(named) + f", {config['supervision']}"
 
 
 def locate(name: str) -> Path:

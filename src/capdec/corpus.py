@@ -48,7 +48,7 @@ def open_dataset(spec: str | dict[str, Any], **settings: Any) -> Dataset:
     """A dataset from a path whose ending or content a dataset part recognises, or from a table of name and settings. Raises SettingError."""
     if isinstance(spec, dict):
         return parts.build("datasets", spec, **settings)
-    classes = [parts.find("datasets", name) for name in parts.names("datasets")]
+    classes: list[type[Dataset]] = [parts.find("datasets", name) for name in parts.names("datasets")]
     for part in classes:
         if part.recognises(spec):
             return parts.build("datasets", {"name": part.__module__.rpartition(".")[2], "path": spec}, **settings)

@@ -219,6 +219,8 @@ class _Data:
         model.eval()
         result = {}
         for name, sources, targets in (("own", self.own, self.own), ("sibling", self.sources, self.siblings)):
+            if not len(sources):
+                continue
             total = tokens = 0.0
             for rows, wanted in zip(sources.split(256), targets.split(256), strict=True):
                 condition = self.corpus.condition(rows)

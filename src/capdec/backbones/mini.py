@@ -130,7 +130,7 @@ class Mini:
     target_cosine = 0.6
 
     def __init__(self, folder: str | None = None, device: str = "cpu", batch: int = 64):
-        root = Path(folder) if folder else Path(str(resources.files("capdec") / "models" / "mini"))
+        root = Path(folder) if folder else Path(str(resources.files("capdec") / "embedded" / "mini"))
         if not (root / "mini.safetensors").is_file():
             raise DataError(f"no mini backbone in {root}: it holds no mini.safetensors. Train one with: capdec pretrain --output {root}")
         about = json.loads((root / "mini.json").read_text(encoding="utf-8"))

@@ -1,4 +1,5 @@
-"""BLEU-1..4, ROUGE-L and CIDEr as the COCO caption evaluation computes them, by pycocoevalcap. Its "CIDEr" is CIDEr-D; all values are times 100.
+"""BLEU-1..4, ROUGE-L and CIDEr as the COCO caption evaluation computes them, by pycocoevalcap. Its "CIDEr" is CIDEr-D; all values are times 100. BLEU is a value of
+the whole set, not a mean over images.
 
 Both sides go through Stanford's PTBTokenizer, which runs on Java. What is not here yet: METEOR, SPICE, and a tokenizer without Java.
 """
@@ -44,7 +45,7 @@ class CocoScores:
             scores["ROUGE-L"] = Rouge().compute_score(meant, said)
             scores["CIDEr"] = Cider().compute_score(meant, said)
         return {
-            name: Score(100 * float(value), {key: 100 * float(one) for key, one in zip(said, numbers, strict=True)})
+            name: Score(100 * float(value), None if name.startswith("BLEU") else {k: 100 * float(one) for k, one in zip(said, numbers, strict=True)})
             for name, (value, numbers) in scores.items()
         }
 

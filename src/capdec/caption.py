@@ -1,0 +1,81 @@
+"""Caption files: paths in, records out, in the order of the paths. A photo that cannot be opened is a record with an error, not the end of the run.
+
+Opening and shrinking photos goes on in threads while the model works on the batch before.
+"""
+
+import itertools
+import json
+from collections import deque
+from collections.abc import Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO, TYPE_CHECKING
+
+from capdec.captioner import Captioner
+from capdec.checkpoint import replacing
+from capdec.errors import ImageError
+from capdec.images import open_image
+from capdec.protocols import Caption, Decoding
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
+
+LONGEST_SIDE = 1024  # pixels; more than any backbone looks at
+
+
+@dataclass(frozen=True)
+class Record:
+    """What became of one path: a caption or an error."""
+
+    path: str
+    caption: Caption | None = None
+    error: str | None = None
+
+    def as_json(self) -> str:
+        """One line: path and caption and score, the alternatives if there are any; or path and error."""
+        if self.caption is None:
+            return json.dumps({"path": self.path, "error": self.error}, ensure_ascii=False)
+        values: dict[str, object] = {"path": self.path, "caption": self.caption.text, "score": round(self.caption.score, 4)}
+        if self.caption.alternatives:
+            values["alternatives"] = [{"caption": other.text, "score": round(other.score, 4)} for other in self.caption.alternatives]
+        return json.dumps(values, ensure_ascii=False)
+
+
+def caption_files(captioner: Captioner, paths: Iterable[str], decoding: Decoding | None = None, batch: int = 32, workers: int = 2) -> Iterator[Record]:
+    """A record for each path."""
+    with ThreadPoolExecutor(workers) as pool:
+        ahead: deque[tuple[str, Future[Image | ImageError]]] = deque()
+        rest = iter(paths)
+        while True:
+            for path in itertools.islice(rest, 2 * batch - len(ahead)):
+                ahead.append((path, pool.submit(_open, path)))
+            if not ahead:
+                return
+            taken = [ahead.popleft() for _ in range(min(batch, len(ahead)))]
+            for path in itertools.islice(rest, batch):  # these open while the model works on what was taken
+                ahead.append((path, pool.submit(_open, path)))
+            opened = [(path, future.result()) for path, future in taken]
+            images = [image for _, image in opened if not isinstance(image, ImageError)]
+            captions = iter(captioner.caption(images, decoding, batch) if images else [])
+            for path, image in opened:
+                yield Record(path, error=str(image)) if isinstance(image, ImageError) else Record(path, next(captions))
+
+
+def _open(path: str) -> "Image | ImageError":
+    try:
+        return open_image(path, at_most=LONGEST_SIDE)
+    except ImageError as error:
+        return error
+
+
+def write_records(records: Iterable[Record], output: IO[str] | None = None, beside: bool = False) -> Iterator[Record]:
+    """Passes records on, writing each as a line of JSON to `output` and, with `beside`, each caption as PATH with the ending .txt."""
+    for record in records:
+        if output is not None:
+            output.write(record.as_json() + "\n")
+            output.flush()
+        if beside and record.caption is not None and "://" not in record.path:
+            with replacing(Path(record.path).with_suffix(".txt")) as temporary:
+                temporary.write_text(record.caption.text + "\n", encoding="utf-8")
+        yield record
