@@ -1,5 +1,52 @@
-"""Shapes in signatures are checked here and nowhere else: jaxtyping's hook wraps every annotated function of the package in beartype."""
+"""Tiny real objects for the tests, and shapes in signatures checked: jaxtyping's hook wraps every annotated function of the package in beartype."""
 
+import json
+from pathlib import Path
+
+import pytest
 from jaxtyping import install_import_hook
 
 install_import_hook("capdec", "beartype.beartype")
+
+DECODER = {"name": "small_transformer", "layers": 1, "width": 32, "heads": 2, "prefix": 2, "vocabulary": 400, "max_tokens": 24, "dropout": 0.1}
+
+
+@pytest.fixture
+def tiny_backbone(tmp_path: Path) -> dict:
+    """A mini with random weights, as a recipe names it."""
+    import torch
+
+    from capdec.backbones.mini import Mini
+
+    torch.manual_seed(0)
+    Mini.tiny(tmp_path)
+    return {"name": "mini", "folder": str(tmp_path / "tiny_mini")}
+
+
+@pytest.fixture
+def captions_file(tmp_path: Path) -> Path:
+    """80 photos with three captions each."""
+    who, what = ["a man", "a woman", "two dogs", "a child", "a red car"], ["runs on grass", "sits on a bench", "jumps into water", "looks up"]
+    path = tmp_path / "captions.jsonl"
+    with path.open("w") as file:
+        for photo in range(80):
+            subject, action = who[photo % 5], what[photo // 5 % 4]
+            captions = [f"{subject} {action}", f"{subject} that {action} number {photo}", f"here {subject} {action} ."]
+            file.write(json.dumps({"image_id": f"photo-{photo}", "captions": captions}) + "\n")
+    return path
+
+
+@pytest.fixture
+def tiny_captioner(tmp_path: Path, tiny_backbone: dict):
+    """Untrained, but whole."""
+    import torch
+
+    from capdec import parts
+    from capdec.captioner import Captioner
+
+    torch.manual_seed(0)
+    backbone = parts.build("backbones", tiny_backbone)
+    bridge = {"name": "gaussian_noise", "std": 0.1}
+    decoder = parts.build("decoders", DECODER, dim=backbone.dim)
+    decoder.fit(["a man rides a horse", "two dogs run over the grass", "a red car on a street"] * 5)
+    return Captioner(backbone, [parts.build("bridges", bridge, dim=16)], decoder.eval(), {"backbone": tiny_backbone, "bridges": [bridge], "decoder": DECODER})

@@ -42,7 +42,9 @@ class Record:
         return json.dumps(values, ensure_ascii=False)
 
 
-def caption_files(captioner: Captioner, paths: Iterable[str], decoding: Decoding | None = None, batch: int = 32, workers: int = 2) -> Iterator[Record]:
+def caption_files(
+    captioner: Captioner, paths: Iterable[str], decoding: Decoding | None = None, batch: int = 32, workers: int = 2
+) -> Iterator[Record]:
     """A record for each path."""
     with ThreadPoolExecutor(workers) as pool:
         ahead: deque[tuple[str, Future[Image | ImageError]]] = deque()

@@ -69,8 +69,8 @@ class Captioner:
         vectors = torch.as_tensor(embeddings).float()
         if vectors.ndim not in (2, 3) or vectors.shape[-1] != self.backbone.dim:
             raise MismatchError(
-                f"embeddings of shape {[*vectors.shape]} came; this captioner's backbone gives [B, {self.backbone.dim}] or [B, K, {self.backbone.dim}]. "
-                f"Were they made by another model?"
+                f"embeddings of shape {[*vectors.shape]} came; this captioner's backbone gives [B, {self.backbone.dim}] "
+                f"or [B, K, {self.backbone.dim}]. Were they made by another model?"
             )
         if backbone is not None and backbone not in (self.backbone.fingerprint, *_names_of(self.spec["backbone"])):
             raise MismatchError(f"these embeddings were made by {backbone!r}, this captioner reads those of {self.backbone.fingerprint!r}.")

@@ -33,7 +33,7 @@ def replacing(path: Path | str) -> Iterator[Path]:
         with open(temporary, "rb") as file:
             os.fsync(file.fileno())
         temporary.chmod(0o666 & ~umask)  # mkstemp's 0600 is for secrets
-        os.replace(temporary, path)
+        temporary.replace(path)
     finally:
         temporary.unlink(missing_ok=True)
 
@@ -89,8 +89,11 @@ def save_state(path: Path | str, model: torch.nn.Module, optimizer: torch.optim.
 
 
 def load_state(path: Path | str, model: torch.nn.Module, optimizer: torch.optim.Optimizer, identity: dict) -> int:
-    """Puts a saved state back and returns its step. Raises MismatchError where `identity` is not the one it was saved with."""
+    """Puts a saved state back and returns its step. Raises MismatchError where `identity` is not the one it was saved with, DataError where the file
+    is no state."""
     tensors, metadata = read_tensors(path)
+    if "identity" not in metadata:
+        raise DataError(f"{path} holds weights but no training state to continue. Start in a new folder.")
     saved = json.loads(metadata["identity"])
     now = json.loads(json.dumps(identity))
     if saved != now:

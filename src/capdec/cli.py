@@ -144,7 +144,9 @@ def _part(kind: str, text: str) -> str | dict[str, Any]:
 
 @main.command(epilog=_choices())
 @click.argument("captions", required=False)
-@click.option("--output", required=True, type=click.Path(file_okay=False, path_type=Path), help="The captioner's folder. An unfinished run continues.")
+@click.option(
+    "--output", required=True, type=click.Path(file_okay=False, path_type=Path), help="The captioner's folder. An unfinished run continues."
+)
 @click.option("--sources", help="What the captions are told from, joined by image_id (a style's or a language's plain captions).")
 @click.option("--recipe", "recipe_file", type=click.Path(dir_okay=False), help="A TOML file that describes the run.")
 @click.option("--backbone", help="A backbone's name, a hub id (@revision) or a folder.  [default: mini]")
@@ -152,7 +154,11 @@ def _part(kind: str, text: str) -> str | dict[str, Any]:
 @click.option("--set", "assignments", multiple=True, metavar="KEY=VALUE", help="Any setting, e.g. training.steps=500 or bridges.0.std=0.1.")
 @click.option("--steps", type=int, help="Short for --set training.steps=...")
 @click.option("--dtype", type=click.Choice(["float32", "bfloat16"]), help="Short for --set training.dtype=...")
-@click.option("--embeddings", type=click.Path(file_okay=False), help="Where the corpus' embeddings are kept, to be shared by runs.  [default: OUTPUT/embeddings]")
+@click.option(
+    "--embeddings",
+    type=click.Path(file_okay=False),
+    help="Where the corpus' embeddings are kept, to be shared by runs.  [default: OUTPUT/embeddings]",
+)
 @device_option
 def train(
     captions: str | None,
@@ -194,9 +200,8 @@ def train(
     except KeyboardInterrupt:
         click.echo(f"\nInterrupted; {output / 'training'} holds the last checkpoint. Run the same command to continue.", err=True)
         raise SystemExit(130) from None
-    noise = [f"{bridge.std:.3f} (target cosine {bridge.target_cosine:.2f})" for bridge in captioner.bridges if hasattr(bridge, "std")]
     if int(os.environ.get("RANK", "0")) == 0:
-        click.echo(f"Trained: {output}" + (f"   noise std {', '.join(noise)}" if noise else ""))
+        click.echo(f"Trained: {output}   bridges: {captioner.spec['bridges']}")
         click.echo(f"Try it:  capdec caption PHOTO... --captioner {output}")
 
 
@@ -204,11 +209,14 @@ def train(
 @click.argument("captioner")
 @click.option("--dataset", required=True, help="Captioned photos: WebDataset shards, or a JSON file with --images.")
 @click.option("--images", help="The photos' folder, where the dataset is a JSON file.")
+@click.option("--name", help="Which dataset the shards are (flickr8k, say): tells whether the backbone has seen its pairs.")
 @click.option("--memory", help="Training captions, for the baselines nearest and constant caption.")
 @click.option("--output", type=click.Path(file_okay=False, path_type=Path), help="Write predictions.jsonl and scores.json here.")
 @device_option
 @_decoding
-def evaluate(captioner: str, dataset: str, images: str | None, memory: str | None, output: Path | None, device: str, **decoding: Any) -> None:
+def evaluate(
+    captioner: str, dataset: str, images: str | None, name: str | None, memory: str | None, output: Path | None, device: str, **decoding: Any
+) -> None:
     """Score CAPTIONER on captioned photos, beside its own captions shuffled, the nearest training caption and a constant one."""
     from rich.console import Console
     from rich.table import Table
@@ -219,14 +227,18 @@ def evaluate(captioner: str, dataset: str, images: str | None, memory: str | Non
 
     loaded = Captioner.load(captioner, device)
     texts = read_pairs(open_dataset(memory)).targets if memory else ()
-    report = run(loaded, open_dataset(dataset, **({"images": images} if images else {})), output, memory=texts, decoding=_decoding_of(loaded.decoding, decoding))
+    settings = {key: value for key, value in (("images", images), ("name", name)) if value}
+    report = run(loaded, open_dataset(dataset, **settings), output, memory=texts, decoding=_decoding_of(loaded.decoding, decoding))
     table = Table(title=f"{report['n']} photos, {report['supervision']}")
     names = list(next(iter(report["scores"].values())))
     table.add_column("captions")
-    for name in names:
-        table.add_column(name, justify="right")
+    for column in names:
+        table.add_column(column, justify="right")
     for system, values in report["scores"].items():
-        cells = [f"{one['value']:.1f}" + (f" [{one['low']:.1f}, {one['high']:.1f}]" if "low" in one else "") for one in (values[name] for name in names)]
+        cells = [
+            f"{one['value']:.1f}" + (f" [{one['low']:.1f}, {one['high']:.1f}]" if "low" in one else "")
+            for one in (values[column] for column in names)
+        ]
         table.add_row(system, *cells)
     Console(width=max(120, Console().width)).print(table)
 

@@ -68,7 +68,7 @@ def read_pairs(targets: Dataset, sources: Dataset | None = None) -> Pairs:
             if others is None:
                 source: str | None = example.sources[index] if example.sources else target
             else:
-                found = others.get(example.image_id, ())
+                found = others.get(example.image_id or "", ())
                 source = found[index % len(found)] if found else None
             if source is not None and source.strip() and target.strip():
                 pairs.sources.append(source.strip())

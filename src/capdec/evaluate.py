@@ -22,10 +22,9 @@ from capdec import parts
 from capdec.captioner import Captioner
 from capdec.checkpoint import replacing, write_json
 from capdec.errors import DataError
-from capdec.images import open_image
 from capdec.nearest import nearest, recall
 from capdec.progress import Progress
-from capdec.protocols import Dataset, Decoding, Metric, Supervision
+from capdec.protocols import Caption, Dataset, Decoding, Metric, Supervision
 
 
 def evaluate(
@@ -46,11 +45,16 @@ def evaluate(
     Raises DataError where an example has no photo, no id or no references.
     """
     started = time.monotonic()
-    ids, references, embeddings, said = [], {}, [], []
+    ids: list[str] = []
+    references: dict[str, Sequence[str]] = {}
+    embeddings: list[torch.Tensor] = []
+    said: list[Caption] = []
     examples = list(dataset)
     for example in examples:
         if example.open_image is None or example.image_id is None or not example.captions:
-            raise DataError(f"evaluation needs photos with ids and references, and {example.image_id or 'an example'} lacks one. Name the photos' folder.")
+            raise DataError(
+                f"evaluation needs photos with ids and references, and {example.image_id or 'an example'} lacks one. Name the photos' folder."
+            )
     with Progress("captioning", len(examples)) as progress:
         for start in range(0, len(examples), batch):
             images = [example.open_image() for example in examples[start : start + batch] if example.open_image is not None]

@@ -51,6 +51,15 @@ class MLPMapper(nn.Module):
         return vectors, mask.flip(1).repeat_interleave(self.prefix, 1)
 
 
+def padding_first(vectors: Float[Tensor, "B P E"], mask: Bool[Tensor, "B P"]) -> tuple[Float[Tensor, "B P E"], Bool[Tensor, "B P"]]:
+    """Moves what is real, in its order, to the end: the last vector says the first word, so it must not be padding.
+
+    a b . c .    ->    . . a b c
+    """
+    order = mask.int().argsort(dim=1, stable=True)
+    return vectors.take_along_dim(order.unsqueeze(-1), 1), mask.take_along_dim(order, 1)
+
+
 def build_mapper(
     kind: Literal["transformer", "mlp", "linear"], dim: int, width: int, prefix: int, clip_length: int, layers: int, heads: int
 ) -> TransformerMapper | MLPMapper:

@@ -9,7 +9,7 @@ def nearest(
     queries: Float[Tensor, "B D"], rows: Float[Tensor, "N D"], count: int, chunk: int = 256
 ) -> tuple[Float[Tensor, "B K"], Int[Tensor, "B K"]]:
     """Cosines and row numbers of the `count` nearest rows of each query, nearest first."""
-    found = [torch.topk(queries[start : start + chunk] @ rows.T, min(count, len(rows)), dim=-1) for start in range(0, len(queries), chunk)]
+    found = [torch.topk(queries[start : start + chunk] @ rows.T, min(count, len(rows)), dim=-1) for start in range(0, max(1, len(queries)), chunk)]
     return torch.cat([values for values, _ in found]), torch.cat([indices for _, indices in found])
 
 

@@ -5,6 +5,7 @@ import importlib
 import importlib.util
 import inspect
 import pkgutil
+import sys
 from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
@@ -39,9 +40,9 @@ def load_object(spec: str) -> Any:
     where, _, name = spec.rpartition(":")
     try:
         if where.endswith(".py"):
-            source = importlib.util.spec_from_file_location(Path(where).stem, where)
+            source = importlib.util.spec_from_file_location(where, where)  # the path as name: it hides no other module
             assert source is not None and source.loader is not None
-            module = importlib.util.module_from_spec(source)
+            module = sys.modules[where] = importlib.util.module_from_spec(source)  # dataclasses look their module up
             source.loader.exec_module(module)
         else:
             module = importlib.import_module(where)
@@ -63,8 +64,10 @@ def build(kind: str, spec: str | dict[str, Any], **given: Any) -> Any:
         raise SettingError(f"a {kind.removesuffix('s')} needs a name, but the recipe says only {table}. There are: {', '.join(names(kind))}.")
     part = find(kind, table.pop("name"))
     takes = settings(part)
-    unknown = [key for key in table if key not in takes]
-    if unknown:
-        choices = ", ".join(key for key in takes if key not in given) or "none"
-        raise SettingError(f"{part.__name__} has no setting {', '.join(map(repr, unknown))}. Its settings: {choices}.")
+    own = [key for key in takes if key not in given]
+    unknown = [key for key in table if key not in own]
+    missing = [key for key in own if takes[key] is inspect.Parameter.empty and key not in table]
+    if unknown or missing:
+        wrong = f"has no setting {', '.join(map(repr, unknown))}" if unknown else f"needs {', '.join(map(repr, missing))}"
+        raise SettingError(f"{part.__name__} {wrong}. Its settings: {', '.join(own) or 'none'}.")
     return part(**{key: value for key, value in given.items() if key in takes}, **table)

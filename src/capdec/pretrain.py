@@ -161,6 +161,9 @@ class Student(nn.Module):
         self.predict = nn.Conv2d(model.project.in_features, channels, 1)
         self.head = nn.Linear(channels, model.project.out_features)
         sample = grids[torch.linspace(0, len(grids) - 1, min(len(grids), 512)).long()].float() / GRID_STEP
+        self.mean: Tensor
+        self.std: Tensor
+        self.pooled_std: Tensor
         self.register_buffer("mean", sample.mean((0, 2, 3)))
         self.register_buffer("std", sample.std((0, 2, 3)) + 1e-3)
         self.register_buffer("pooled_std", sample.mean((2, 3)).std(0) + 1e-3)
@@ -173,7 +176,7 @@ class Student(nn.Module):
         return values / self.std[:, None, None], values.mean((2, 3)) / self.pooled_std
 
     def distillation(self, images: Tensor, grids: Tensor, windows: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """The student's features (B, features, h, w), the teacher's means (B, C), and the squared distance of the guess at each place and of its mean."""
+        """The student's features (B, features, h, w), the teacher's means (B, C), and the squared distance of the guess from theirs."""
         features = self.model.image(images)
         target, pooled = self.teacher(grids, windows, features.shape[2])
         guess = self.predict(features).float()
@@ -337,7 +340,9 @@ def read_caption_groups(files: Sequence[str]) -> list[list[str]]:
 @torch.inference_mode()
 def retrieval(model: DualEncoder, tokenizer: Tokenizer, shards: Sequence[str], device: str) -> dict[str, float]:
     """Recall at 1, 5 and 10 in percent, both ways, on captioned photos."""
-    images, texts, owners = [], [], []
+    images: list[Tensor] = []
+    texts: list[str] = []
+    owners: list[int] = []
     for shard in shards:
         for _, image, captions in read_shard(shard):
             owners += [len(images)] * len(captions)

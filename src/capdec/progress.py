@@ -12,7 +12,8 @@ from rich.progress import Progress as Bar
 class Progress:
     def __init__(self, name: str, total: int, shown: bool = True, start: int = 0):
         self.name, self.total, self.start, self.done, self.note = name, total, start, start, ""
-        self.shown, self.bar, self.began = shown, None, time.monotonic()
+        self.shown, self.began = shown, time.monotonic()
+        self.bar: Bar | None = None
         self.printed = self.began - 8  # the first line comes after two seconds
 
     def __enter__(self) -> "Progress":

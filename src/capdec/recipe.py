@@ -49,7 +49,7 @@ def override(recipe: Recipe, assignments: Sequence[str]) -> Recipe:
     result = json.loads(json.dumps(recipe))
     for assignment in assignments:
         path, equals, text = assignment.partition("=")
-        if not equals or not path:
+        if not equals or not all(path.split(".")):
             raise SettingError(f"--set takes key=value, for example decoder.layers=4; this came: {assignment!r}.")
         try:
             value = json.loads(text)
@@ -57,19 +57,16 @@ def override(recipe: Recipe, assignments: Sequence[str]) -> Recipe:
             value = text
         *parents, last = path.split(".")
         place: Any = result
-        for index, key in enumerate(parents):
-            if isinstance(place, list):
-                place = place[_position(place, key, assignment)]
-                continue
-            if isinstance(place.get(key), str):  # a part given by name alone becomes a table
-                place[key] = {"name": place[key]}
-            place = place.setdefault(key, {})
-            if not isinstance(place, dict | list):
+        for index, name in enumerate(parents):
+            key = _position(place, name, assignment) if isinstance(place, list) else name
+            inner = place[key] if isinstance(place, list) else place.get(key, {})
+            if isinstance(inner, str):  # a part given by name alone becomes a table
+                inner = {"name": inner}
+            if not isinstance(inner, dict | list):
                 raise SettingError(f"{'.'.join(parents[: index + 1])} is a plain value, so {assignment!r} has nothing to go into.")
-        if isinstance(place, list):
-            place[_position(place, last, assignment)] = value
-        else:
-            place[last] = value
+            place[key] = inner
+            place = inner
+        place[_position(place, last, assignment) if isinstance(place, list) else last] = value
     return result
 
 

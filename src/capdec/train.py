@@ -12,7 +12,7 @@ import subprocess
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
@@ -59,9 +59,8 @@ class Training:
             if getattr(self, name) < 1:
                 raise SettingError(f"training.{name} = {getattr(self, name)} is below 1.")
         if self.schedule not in ("cosine", "linear", "constant") or self.dtype not in ("float32", "bfloat16") or self.keep not in ("best", "last"):
-            raise SettingError(
-                f"schedule is cosine, linear or constant, dtype float32 or bfloat16, keep best or last; {self.schedule}, {self.dtype}, {self.keep} came."
-            )
+            came = f"{self.schedule}, {self.dtype}, {self.keep} came"
+            raise SettingError(f"schedule is cosine, linear or constant, dtype float32 or bfloat16, keep best or last; {came}.")
         if not 0 <= self.held_out < 1:
             raise SettingError(f"training.held_out = {self.held_out} is a share of the photos, from 0 up to 1.")
 
@@ -78,7 +77,8 @@ def settings(values: dict[str, Any]) -> Training:
     unknown = [name for name in values if name not in known]
     if unknown:
         raise SettingError(f"training has no setting {', '.join(map(repr, unknown))}. Its settings: {', '.join(known)}.")
-    return Training(**{name: tuple(value) if isinstance(value, list) else value for name, value in values.items()})
+    typed: dict[str, Any] = {name: tuple(value) if isinstance(value, list) else value for name, value in values.items()}
+    return Training(**typed)
 
 
 def train(
@@ -96,9 +96,9 @@ def train(
 ) -> Captioner:
     """Trains, or continues, the captioner in `output`, and returns it.
 
-    `captions` (and `sources`, joined to them by image_id) are files or tables of a dataset part. A bridge whose `target_cosine` is "auto" is chosen on
-    held-out text where the corpus has several captions a photo, and is the backbone's default where not. `embeddings` is where the corpus' embeddings
-    are kept (default: in `output`).
+    `captions` (and `sources`, joined to them by image_id) are files or tables of a dataset part. A bridge whose `target_cosine` is "auto" gets it by
+    held-out text where the corpus has several captions a photo, and the backbone's default where not. `embeddings` is where the embeddings of the
+    corpus are kept (default: in `output`).
 
     Raises SettingError, DataError or MismatchError before any work is done where something cannot be.
     """
@@ -213,8 +213,8 @@ class _Data:
 
     @torch.no_grad()
     def evaluate(self, model: Any, bridges: Sequence[Bridge], plan: Training) -> dict[str, float]:
-        """Log-probability a token, in nats, of held-out captions given the clean embedding of their own source and, where there are any, of a sibling.
-        The second is what an image resembles: something else that was said of the same photo."""
+        """Log-probability a token, in nats, of held-out captions, told the clean embedding of their own source and, where there are any, of a
+        sibling's. The second is what an image resembles: something else that was said of the same photo."""
         was_training = model.training
         model.eval()
         result = {}
@@ -240,7 +240,7 @@ def _resolve_noise(
 ) -> tuple[list[dict[str, Any]], dict[str, Any]]:
     """The bridges with every "auto" replaced. For each candidate a short run; the one that gives a held-out caption's sibling the highest
     log-probability, told the caption's clean embedding, wins. Only text is used."""
-    tables = [{"name": spec} if isinstance(spec, str) else dict(spec) for spec in bridges]
+    tables: list[dict[str, Any]] = [{"name": spec} if isinstance(spec, str) else dict(spec) for spec in bridges]
     open_ones = [table for table in tables if table.get("target_cosine") == AUTO]
     if not open_ones:
         return tables, {"how": "given"}
@@ -248,9 +248,8 @@ def _resolve_noise(
         for table in open_ones:
             table["target_cosine"] = backbone.target_cosine
         return tables, {"how": "the backbone's default, since no held-out photo has two captions", "target_cosine": backbone.target_cosine}
-    short = Training(
-        **{**plan.__dict__, "steps": plan.choose_steps, "warmup": min(plan.warmup, plan.choose_steps // 4), "evaluate_every": plan.choose_steps}
-    )
+    few = plan.choose_steps
+    short = replace(plan, steps=few, warmup=min(plan.warmup, few // 4), evaluate_every=few)
     scores: dict[float, dict[str, float]] = {}
     for cosine in plan.choose_cosines:
         for table in open_ones:
@@ -407,7 +406,8 @@ pipeline_tag: image-to-text
 
 | | |
 |---|---|
-| text | {given["captions"]}{f", told from {given['sources']}" if given["sources"] else ""}: {report["learned_from"]} captions learned from, {report["held_out"]} held out |
+| text | {given["captions"]}{f", told from {given['sources']}" if given["sources"] else ""} |
+| captions | {report["learned_from"]} learned from, {report["held_out"]} held out |
 | backbone | {given["backbone"]} ({captioner.backbone.fingerprint}), frozen |
 | bridge | {", ".join(map(str, given["bridges"]))}; noise: {noise["how"]} |
 | decoder | {given["decoder"]}, {report["parameters"]:,} parameters |

@@ -11,6 +11,7 @@ import warnings
 from collections.abc import Sequence
 from importlib import resources
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -35,7 +36,7 @@ class Block(nn.Module):
         super().__init__()
         self.first = nn.Sequential(nn.Conv2d(width_in, width, 3, stride, 1, bias=False), nn.BatchNorm2d(width), nn.ReLU(inplace=True))
         self.second = nn.Sequential(nn.Conv2d(width, width, 3, 1, 1, bias=False), nn.BatchNorm2d(width))
-        self.shortcut = nn.Identity()
+        self.shortcut: nn.Module = nn.Identity()
         if stride > 1 or width_in != width:
             pool = nn.AvgPool2d(stride) if stride > 1 else nn.Identity()
             self.shortcut = nn.Sequential(pool, nn.Conv2d(width_in, width, 1, bias=False), nn.BatchNorm2d(width))
@@ -164,9 +165,8 @@ class Mini:
     @classmethod
     def tiny(cls, folder: Path) -> "Mini":
         tokenizer = train_bpe(["a man rides a horse", "two dogs run over the grass"] * 4, 300, ["<pad>"])
-        architecture = dict(
-            vocabulary=tokenizer.get_vocab_size(), dim=16, widths=(8, 8, 8, 8), blocks=(1, 1, 1, 1), features=16, text_width=32, text_layers=1
-        )
+        sizes: dict[str, Any] = {"widths": (8, 8, 8, 8), "blocks": (1, 1, 1, 1), "features": 16, "text_width": 32, "text_layers": 1}
+        architecture = {"vocabulary": tokenizer.get_vocab_size(), "dim": 16, **sizes}
         save_mini(folder / "tiny_mini", DualEncoder(**architecture), architecture, tokenizer, ["tiny"])
         return cls(str(folder / "tiny_mini"))
 

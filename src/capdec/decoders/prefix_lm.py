@@ -4,6 +4,7 @@ Where the released CapDec code went wrong, this does not: every caption is train
 not by a token id, so that no word is unlearnable, and the search keeps keys and values.
 """
 
+import inspect
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal
@@ -14,7 +15,7 @@ from torch import Tensor, nn
 
 from capdec.errors import DataError, MissingExtra, SettingError
 from capdec.generation import search
-from capdec.mapper import build_mapper
+from capdec.mapper import build_mapper, padding_first
 from capdec.protocols import Caption, Condition, Decoding, LogProb
 from capdec.tokens import pad
 
@@ -111,7 +112,7 @@ class PrefixLM(nn.Module):
         prefix, mask = self._prefix(condition)
         x = torch.cat([prefix, self.lm.get_input_embeddings()(targets[:, :-1])], 1)  # (B, P + T - 1, E)
         attention = torch.cat([mask, real[:, :-1]], 1)
-        output = self.lm(inputs_embeds=x, attention_mask=attention.long(), logits_to_keep=targets.shape[1], use_cache=False)
+        output = self.lm(inputs_embeds=x, **self._places(attention), logits_to_keep=targets.shape[1], use_cache=False)
         log_probs = torch.log_softmax(output.logits[real].float(), -1)  # (tokens, V)
         chosen = log_probs.gather(1, targets[real].unsqueeze(1)).squeeze(1)
         if label_smoothing:
@@ -143,10 +144,20 @@ class PrefixLM(nn.Module):
         prefix, mask = self.mapper(condition.embeddings.to(device), condition.mask.to(device))
         if condition.prompts is not None:
             rows = self._tokens(condition.prompts)
-            real = pad([[1] * len(row) for row in rows], left=True).bool().to(device)
-            prefix = torch.cat([prefix, self.lm.get_input_embeddings()(pad(rows, left=True).to(device))], 1)
-            mask = torch.cat([mask, real], 1)
+            real = pad([[1] * len(row) for row in rows]).bool().to(device)
+            words = self.lm.get_input_embeddings()(pad(rows).to(device))
+            prefix, mask = padding_first(torch.cat([prefix, words], 1), torch.cat([mask, real], 1))
         return prefix, mask
+
+    def _places(self, mask: Bool[Tensor, "R T"], new: int | None = None) -> dict[str, Tensor]:
+        """Padding is not looked at and takes no position; `new` is how many of the places are read now. Models without position ids have no need.
+
+        mask 0 0 1 1 1 0    position 0 0 0 1 2 2
+        """
+        if "position_ids" not in inspect.signature(self.lm.forward).parameters:
+            return {"attention_mask": mask.long()}
+        positions = (mask.cumsum(1) - 1).clamp(min=0)
+        return {"attention_mask": mask.long(), "position_ids": positions if new is None else positions[:, -new:]}
 
     @classmethod
     def tiny(cls, folder: Path, dim: int = 16) -> "PrefixLM":
@@ -171,7 +182,7 @@ class _Steps:
 
     def begin(self) -> Float[Tensor, "B V"]:
         prefix, self.mask = self.decoder._prefix(self.condition)
-        output = self.decoder.lm(inputs_embeds=prefix, attention_mask=self.mask.long(), use_cache=True, logits_to_keep=1)
+        output = self.decoder.lm(inputs_embeds=prefix, **self.decoder._places(self.mask), use_cache=True, logits_to_keep=1)
         self.cache = output.past_key_values
         return output.logits[:, -1]
 
@@ -179,8 +190,7 @@ class _Steps:
         assert self.cache is not None
         self.cache.reorder_cache(parents)
         self.mask = torch.cat([self.mask[parents], self.mask.new_ones(len(parents), 1)], 1)
-        output = self.decoder.lm(
-            input_ids=tokens.unsqueeze(1), attention_mask=self.mask.long(), past_key_values=self.cache, use_cache=True, logits_to_keep=1
-        )
+        places = self.decoder._places(self.mask, new=1)
+        output = self.decoder.lm(input_ids=tokens.unsqueeze(1), **places, past_key_values=self.cache, use_cache=True, logits_to_keep=1)
         self.cache = output.past_key_values
         return output.logits[:, -1]

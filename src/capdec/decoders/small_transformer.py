@@ -6,6 +6,7 @@
 """
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Literal
 
@@ -17,7 +18,7 @@ from torch import Tensor, nn
 
 from capdec.errors import DataError, SettingError
 from capdec.generation import search
-from capdec.mapper import build_mapper
+from capdec.mapper import build_mapper, padding_first
 from capdec.protocols import Caption, Condition, Decoding, LogProb
 from capdec.tokens import pad, train_bpe
 
@@ -120,16 +121,11 @@ class SmallTransformer(nn.Module):
 
     def generate(self, condition: Condition, decoding: Decoding) -> list[list[Caption]]:
         tokenizer = self._tokenizer()
-        room = self.positions.shape[0] - self.max_tokens
-        if decoding.max_tokens > self.max_tokens:
-            raise SettingError(
-                f"max_tokens = {decoding.max_tokens} is more than the {self.max_tokens} this decoder was built for ({room} are the prefix's)."
-            )
         if not len(condition):
             return []
         was_training = self.training
         self.eval()
-        found = search(_Steps(self, condition), decoding, END)
+        found = search(_Steps(self, condition), replace(decoding, max_tokens=min(decoding.max_tokens, self.max_tokens)), END)
         self.train(was_training)
         return [[Caption(tokenizer.decode(one.tokens).strip(), one.score, one.tokens) for one in image] for image in found]
 
@@ -137,20 +133,22 @@ class SmallTransformer(nn.Module):
         device = self.positions.device
         prefix, mask = self.mapper(condition.embeddings.to(device), condition.mask.to(device))
         if condition.prompts is not None:
-            prompts = pad([encoding.ids for encoding in self._tokenizer().encode_batch(list(condition.prompts))], left=True).to(device)
-            prefix, mask = torch.cat([prefix, self.words(prompts)], 1), torch.cat([mask, prompts != PAD], 1)
+            prompts = pad([encoding.ids for encoding in self._tokenizer().encode_batch(list(condition.prompts))]).to(device)
+            prefix, mask = padding_first(torch.cat([prefix, self.words(prompts)], 1), torch.cat([mask, prompts != PAD], 1))
         return prefix, mask
 
     def _run(self, x: Float[Tensor, "R T E"], mask: Bool[Tensor, "R P"], past: list | None = None) -> tuple[Float[Tensor, "R T E"], list]:
         """`mask` says which of the prefix's places are real; everything after the prefix is. `past` holds each layer's keys and values."""
         before = 0 if past is None else past[0][0].shape[2]
         length = x.shape[1]
-        x = self.drop(x + self.positions[before : before + length])
-        attention = None
+        positions, attention = self.positions[before : before + length], None
         if not bool(mask.all()):
-            keys = F.pad(mask, (0, before + length - mask.shape[1]), value=True)[:, None, None, :]
+            keys = F.pad(mask, (0, before + length - mask.shape[1]), value=True)  # (R, before + T)
+            positions = self.positions[(keys.cumsum(1) - 1).clamp(min=0)[:, before:]]  # padding takes no place
             causal = torch.ones(length, before + length, dtype=torch.bool, device=x.device).tril(before)
-            attention = (causal & keys) | torch.eye(length, before + length, dtype=torch.bool, device=x.device)  # padding sees itself: no empty rows
+            itself = torch.eye(before + length, dtype=torch.bool, device=x.device)[before:]  # padding sees itself: no empty rows
+            attention = (causal & keys[:, None, None, :]) | itself
+        x = self.drop(x + positions)
         present = []
         for index, layer in enumerate(self.layers):
             x, keys_values = layer(x, attention, None if past is None else past[index])

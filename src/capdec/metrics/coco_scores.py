@@ -1,6 +1,4 @@
-"""BLEU-1..4, ROUGE-L and CIDEr as the COCO caption evaluation computes them, by pycocoevalcap. Its "CIDEr" is CIDEr-D; all values are times 100. BLEU is a value of
-the whole set, not a mean over images.
-
+"""BLEU-1..4, ROUGE-L and CIDEr as the COCO caption evaluation computes them, by pycocoevalcap. Its "CIDEr" is CIDEr-D; all values are times 100.
 Both sides go through Stanford's PTBTokenizer, which runs on Java. What is not here yet: METEOR, SPICE, and a tokenizer without Java.
 """
 

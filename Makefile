@@ -1,0 +1,43 @@
+# `make demo` and `make test` do all their own set-up: a virtual environment in .venv, rebuilt when the dependencies change.
+PYTHON ?= python3.11
+VENV := .venv
+BIN := $(VENV)/bin
+export PIP_DISABLE_PIP_VERSION_CHECK := 1
+
+.PHONY: demo test lint format wheel-test mini flickr clean
+demo: $(VENV)/.demo
+	$(BIN)/capdec demo
+
+test: lint
+	$(BIN)/python -m pytest tests --durations=5
+
+lint: $(VENV)/.dev
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+format: $(VENV)/.dev
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+# The embedded models, from the beginning. PHOTOS: WebDataset shards; TEACHER: file.py:Class (see recipes/mini.toml). "Train it longer" is
+#   make mini PHOTOS=... TEACHER=... MORE="--set distil_steps=50000"
+mini: $(VENV)/.dev
+	$(BIN)/capdec pretrain --recipe recipes/mini.toml $(MORE)
+
+flickr: $(VENV)/.dev
+	$(BIN)/capdec train --recipe recipes/flickr.toml --output runs/flickr $(MORE)
+
+$(VENV)/bin/python:
+	$(PYTHON) -m venv $(VENV) || python3 -m venv $(VENV)
+
+$(VENV)/.demo: pyproject.toml constraints.txt | $(VENV)/bin/python
+	$(BIN)/python -m pip install -q -c constraints.txt -e '.[demo]'
+	touch $@
+
+$(VENV)/.dev: pyproject.toml constraints.txt | $(VENV)/bin/python
+	$(BIN)/python -m pip install -q -c constraints.txt -e '.[dev]'
+	touch $@ $(VENV)/.demo
+
+clean:
+	rm -rf $(VENV) out build dist

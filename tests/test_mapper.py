@@ -1,0 +1,48 @@
+import inspect
+
+import pytest
+import torch
+
+from capdec.errors import SettingError
+from capdec.mapper import MLPMapper, TransformerMapper, build_mapper
+
+
+def test_a_transformer_mapper_does_not_see_masked_rows():
+    torch.manual_seed(0)
+    mapper = TransformerMapper(dim=8, width=16, prefix=3, clip_length=2, layers=2, heads=2).eval()
+    rows, mask = torch.randn(4, 3, 8), torch.tensor([[True, True, False], [True, False, False], [True, True, True], [True, False, True]])
+    prefix, real = mapper(rows, mask)
+    assert prefix.shape == (4, 3, 16) and real.all()
+    other = torch.where(mask.unsqueeze(-1), rows, torch.randn(4, 3, 8))
+    torch.testing.assert_close(mapper(other, mask)[0], prefix)
+    torch.testing.assert_close(mapper(rows[1:2, :1], mask[1:2, :1])[0][0], prefix[1], msg="a masked row is as if it were not there")
+    torch.testing.assert_close(mapper(rows[3:, [0, 2]], mask[3:, [0, 2]])[0][0], prefix[3])
+    assert not torch.allclose(mapper(rows, torch.ones_like(mask))[0][0], prefix[0])
+
+
+@pytest.mark.parametrize("hidden", [True, False])
+def test_an_mlp_mapper_puts_the_global_row_last_where_it_is_never_padding(hidden):
+    mapper = MLPMapper(dim=8, width=6, prefix=2, hidden=hidden)
+    rows, mask = torch.randn(2, 3, 8), torch.tensor([[True, True, False], [True, False, False]])
+    prefix, real = mapper(rows, mask)
+    assert prefix.shape == (2, 6, 6)
+    for row in range(3):
+        torch.testing.assert_close(prefix[:, 2 * (2 - row) : 2 * (3 - row)], mapper.layers(rows[:, row]).view(2, 2, 6))
+    assert real.tolist() == [[False, False, True, True, True, True], [False, False, False, False, True, True]]
+
+
+def test_the_default_of_capdec_has_the_published_number_of_parameters():
+    with torch.device("meta"):
+        mapper = build_mapper("transformer", dim=640, width=768, prefix=40, clip_length=40, layers=8, heads=8)
+    assert sum(parameter.numel() for parameter in mapper.parameters()) == pytest.approx(57.6e6, rel=2e-3)
+
+
+def test_kinds_of_mappers_are_built_by_name():
+    sizes = {"dim": 8, "width": 12, "prefix": 3, "clip_length": 2, "layers": 1, "heads": 2}
+    for kind in ("transformer", "mlp", "linear"):
+        assert build_mapper(kind, **sizes)(torch.randn(2, 1, 8), torch.ones(2, 1, dtype=torch.bool))[0].shape == (2, 3, 12)
+    assert sum(p.numel() for p in build_mapper("linear", **sizes).parameters()) == (8 + 1) * 3 * 12
+    with pytest.raises(SettingError, match="transformer, mlp, linear"):
+        inspect.unwrap(build_mapper)("conv", **sizes)  # past the tests' own type checks
+    with pytest.raises(SettingError, match="5 heads"):
+        build_mapper("transformer", **{**sizes, "heads": 5})

@@ -1,0 +1,43 @@
+import pytest
+import torch
+import torch.nn.functional as F
+
+from capdec.nearest import nearest, recall
+
+
+def unit(rows, dim=8, seed=0):
+    return F.normalize(torch.randn(rows, dim, generator=torch.Generator().manual_seed(seed)), dim=-1)
+
+
+@pytest.mark.parametrize("chunk", [1, 7, 256])
+def test_the_nearest_rows_are_those_of_a_full_sort(chunk):
+    queries, rows = unit(20), unit(50, seed=1)
+    cosines, places = nearest(queries, rows, 6, chunk)
+    for query, near, place in zip(queries, cosines, places, strict=True):
+        every = F.cosine_similarity(query, rows)
+        assert place.tolist() == every.argsort(descending=True)[:6].tolist()
+        torch.testing.assert_close(near, every[place])
+
+
+def test_more_neighbours_than_rows_are_all_rows_and_no_query_has_none():
+    cosines, places = nearest(unit(3), unit(4, seed=1), 10)
+    assert cosines.shape == (3, 4) and sorted(places[0].tolist()) == [0, 1, 2, 3]
+    assert nearest(unit(0), unit(4), 2)[1].shape == (0, 2)
+
+
+def test_recall_is_that_of_ranking_every_pair():
+    images, texts, owners = unit(30), unit(90, seed=1), torch.arange(90) % 30
+    texts = F.normalize(texts + images[owners], dim=-1)
+    cosines = texts @ images.T
+    found = recall(images, texts, owners)
+    for k in (1, 5, 10):
+        of_text = [owner in cosines[text].topk(k).indices for text, owner in enumerate(owners)]
+        of_image = [bool((owners[cosines[:, image].topk(k).indices] == image).any()) for image in range(30)]
+        assert found[f"text_to_image_R@{k}"] == pytest.approx(100 * sum(of_text) / 90, abs=0.01)
+        assert found[f"image_to_text_R@{k}"] == pytest.approx(100 * sum(of_image) / 30, abs=0.01)
+    assert found["text_to_image_R@1"] < found["text_to_image_R@10"]
+
+
+def test_recall_of_embeddings_that_agree_is_full():
+    images = unit(12)
+    assert set(recall(images, images.repeat_interleave(2, 0), torch.arange(12).repeat_interleave(2)).values()) == {100.0}

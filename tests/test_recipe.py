@@ -1,0 +1,102 @@
+from pathlib import Path
+
+import pytest
+
+from capdec import parts, recipe
+from capdec.errors import SettingError
+
+SHIPPED = sorted((Path(__file__).parent.parent / "recipes").glob("*.toml"))
+PLAN = {
+    "captions": "captions.jsonl",
+    "backbone": "mini",
+    "bridges": [{"name": "gaussian_noise", "std": 0.1}, "mean_shift"],
+    "decoder": {"name": "small_transformer", "layers": 4},
+    "training": {"steps": 3000, "learning_rate": 1e-3, "held_out": 0.0, "choose_cosines": [0.9, 0.5]},
+}
+
+
+@pytest.mark.parametrize(
+    ("assignment", "place", "value"),
+    [
+        ("decoder.layers=2", ("decoder", "layers"), 2),
+        ("training.steps=10", ("training", "steps"), 10),
+        ("training.learning_rate=2e-5", ("training", "learning_rate"), 2e-5),
+        ("captions=a=b.csv", ("captions",), "a=b.csv"),
+        ("captions=", ("captions",), ""),
+        ('captions="3"', ("captions",), "3"),
+        ("training.keep=last", ("training", "keep"), "last"),
+        ("training.choose_cosines=[0.7, 0.3]", ("training", "choose_cosines"), [0.7, 0.3]),
+        ("training.choose_cosines.1=0.4", ("training", "choose_cosines"), [0.9, 0.4]),
+        ("bridges.0.std=0.2", ("bridges", 0), {"name": "gaussian_noise", "std": 0.2}),
+        ("bridges.1.scale=2", ("bridges", 1), {"name": "mean_shift", "scale": 2}),
+        ("bridges.1=memory", ("bridges", 1), "memory"),
+        ("backbone.fast=true", ("backbone",), {"name": "mini", "fast": True}),
+        ("decoder.name=prefix_lm", ("decoder",), {"name": "prefix_lm", "layers": 4}),
+        ("evaluation.beams=3", ("evaluation",), {"beams": 3}),
+    ],
+)
+def test_an_assignment_changes_its_place_and_nothing_else(assignment, place, value):
+    result = recipe.override(PLAN, [assignment])
+    found = result
+    for key in place:
+        found = found[key]
+    assert found == value
+    assert {key: item for key, item in result.items() if key != place[0]} == {key: item for key, item in PLAN.items() if key != place[0]}
+    assert PLAN["decoder"]["layers"] == 4 and PLAN["backbone"] == "mini" and PLAN["bridges"][1] == "mean_shift", "the original is left alone"
+
+
+def test_later_assignments_see_earlier_ones():
+    assert recipe.override({}, ["decoder=prefix_lm", "decoder.prefix=10", "decoder.prefix=20"]) == {"decoder": {"name": "prefix_lm", "prefix": 20}}
+
+
+@pytest.mark.parametrize(
+    ("assignment", "message"),
+    [
+        ("decoder", "key=value"),
+        ("=3", "key=value"),
+        ("decoder..layers=3", "key=value"),
+        ("training.steps.more=3", r"training\.steps is a plain value"),
+        ("training.choose_cosines.0.more=3", r"training\.choose_cosines\.0 is a plain value"),
+        ("bridges.2.std=1", "2 places"),
+        ("bridges.2=memory", "2 places"),
+        ("bridges.std=1", "'std' is not one of the 2 places"),
+        ("bridges.-1.std=1", "2 places"),
+    ],
+)
+def test_an_assignment_that_has_no_place_is_an_error_that_says_why(assignment, message):
+    with pytest.raises(SettingError, match=message):
+        recipe.override(PLAN, [assignment])
+
+
+def test_what_is_dumped_is_read_back(tmp_path):
+    path = tmp_path / "recipe.toml"
+    path.write_text(recipe.dump(PLAN), encoding="utf-8")
+    assert recipe.read(path) == PLAN
+
+
+def test_what_has_no_value_is_left_out_of_a_dump(tmp_path):
+    path = tmp_path / "recipe.toml"
+    path.write_text(recipe.dump({"sources": None, "bridges": ({"name": "ä", "std": None},)}), encoding="utf-8")
+    assert recipe.read(path) == {"bridges": [{"name": "ä"}]}
+
+
+def test_a_recipe_that_is_missing_or_not_toml_is_an_error_that_names_it(tmp_path):
+    with pytest.raises(SettingError, match=r"nowhere\.toml"):
+        recipe.read(tmp_path / "nowhere.toml")
+    (tmp_path / "broken.toml").write_text("decoder = ")
+    with pytest.raises(SettingError, match=r"broken\.toml is not TOML"):
+        recipe.read(tmp_path / "broken.toml")
+
+
+@pytest.mark.parametrize("path", SHIPPED, ids=lambda path: path.stem)
+def test_a_shipped_recipe_names_parts_and_settings_that_exist(path):
+    from capdec.train import settings
+
+    plan = recipe.read(path)
+    for key, kind in (("backbone", "backbones"), ("decoder", "decoders"), ("bridges", "bridges"), ("metrics", "metrics")):
+        given = plan.get(key, [])
+        for spec in given if isinstance(given, list) else [given]:
+            table = {"name": spec} if isinstance(spec, str) else dict(spec)
+            known = parts.settings(parts.find(kind, table.pop("name")))
+            assert table.keys() <= known.keys()
+    settings(plan.get("training", {}))

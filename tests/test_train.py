@@ -1,0 +1,163 @@
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+from conftest import DECODER
+
+from capdec import recipe
+from capdec.backbones.mini import Mini
+from capdec.captioner import Captioner
+from capdec.checkpoint import read_tensors
+from capdec.errors import MismatchError, SettingError
+from capdec.train import Training, settings, train
+
+FAST = {"steps": 12, "batch": 16, "warmup": 2, "evaluate_every": 4, "held_out": 0.2, "choose_steps": 4, "choose_cosines": [0.9, 0.5]}
+NOISE = [{"name": "gaussian_noise", "target_cosine": 0.5}]
+
+
+def _weights(folder: Path) -> dict[str, torch.Tensor]:
+    return read_tensors(folder / "weights.safetensors")[0]
+
+
+def test_training_writes_a_captioner_that_loads_and_says_the_same(tmp_path, tiny_backbone, captions_file):
+    trained = train(str(captions_file), tmp_path / "run", backbone=tiny_backbone, bridges=NOISE, decoder=DECODER, training=FAST)
+    loaded = Captioner.load(tmp_path / "run")
+    vectors = torch.randn(3, 16)
+    assert [c.text for c in loaded.caption_embeddings(vectors)] == [c.text for c in trained.caption_embeddings(vectors)]
+    for name in ("config.json", "README.md", "recipe.toml", "scores.json", "training/metrics.jsonl"):
+        assert (tmp_path / "run" / name).is_file()
+    lines = [json.loads(line) for line in (tmp_path / "run/training/metrics.jsonl").read_text().splitlines()]
+    assert [line["step"] for line in lines] == list(range(1, 13))
+    assert lines[-1]["loss"] < lines[0]["loss"]
+    assert "sibling" in lines[3]["held_out"]
+
+
+def test_the_resolved_recipe_trains_the_same_captioner_again(tmp_path, tiny_backbone, captions_file):
+    train(str(captions_file), tmp_path / "first", backbone=tiny_backbone, decoder=DECODER, training=FAST)
+    table = recipe.read(tmp_path / "first/recipe.toml")
+    assert table["bridges"][0]["target_cosine"] in FAST["choose_cosines"], "what was chosen is written down"
+    train(output=tmp_path / "second", **table)
+    first, second = _weights(tmp_path / "first"), _weights(tmp_path / "second")
+    assert all(torch.equal(first[name], second[name]) for name in first)
+
+
+def test_the_noise_is_chosen_by_held_out_siblings_and_without_them_is_the_backbones_default(tmp_path, tiny_backbone, captions_file):
+    train(str(captions_file), tmp_path / "siblings", backbone=tiny_backbone, decoder=DECODER, training=FAST)
+    noise = json.loads((tmp_path / "siblings/scores.json").read_text())["noise"]
+    best = max(noise["candidates"], key=lambda cosine: noise["candidates"][cosine]["sibling"])
+    assert noise["target_cosine"] == float(best)
+    (tmp_path / "plain.txt").write_text("\n".join(f"a man sees {n} dogs" for n in range(60)))
+    train(str(tmp_path / "plain.txt"), tmp_path / "plain", backbone=tiny_backbone, decoder=DECODER, training=FAST)
+    assert json.loads((tmp_path / "plain/scores.json").read_text())["noise"]["target_cosine"] == Mini.target_cosine
+
+
+def test_no_image_is_ever_looked_at(tmp_path, tiny_backbone, captions_file, monkeypatch):
+    def fail(*_: object, **__: object) -> None:
+        raise AssertionError("a text-only recipe called encode_image")
+
+    monkeypatch.setattr(Mini, "encode_image", fail)
+    captioner = train(str(captions_file), tmp_path / "run", backbone=tiny_backbone, bridges=NOISE, decoder=DECODER, training=FAST)
+    assert captioner.supervision.words() == "text only"
+
+
+def test_held_out_photos_are_not_learned_from(tmp_path, tiny_backbone, captions_file):
+    from capdec import parts
+    from capdec.corpus import embed, open_dataset, read_pairs
+
+    corpus = embed(read_pairs(open_dataset(str(captions_file))), parts.build("backbones", tiny_backbone), tmp_path / "store")
+    learn, held = corpus.split(0.2, seed=0)
+    ids = corpus.pairs.image_ids
+    assert len(learn) + len(held) == len(corpus) and len(held) > 0
+    assert not {ids[row] for row in learn.tolist()} & {ids[row] for row in held.tolist()}
+
+
+def test_a_target_can_differ_from_its_source(tmp_path, tiny_backbone, captions_file):
+    targets = tmp_path / "german.jsonl"
+    targets.write_text("".join(json.dumps({"image_id": f"photo-{n}", "captions": [f"ein Hund Nummer {n}"]}) + "\n" for n in range(60)))
+    train(str(targets), tmp_path / "run", sources=str(captions_file), backbone=tiny_backbone, bridges=NOISE, decoder=DECODER, training=FAST)
+    report = json.loads((tmp_path / "run/scores.json").read_text())
+    assert report["captions"] == 60 and "told from" in (tmp_path / "run/README.md").read_text()
+
+
+def test_another_recipe_or_corpus_in_the_same_folder_is_refused(tmp_path, tiny_backbone, captions_file):
+    common = {"backbone": tiny_backbone, "bridges": NOISE, "decoder": DECODER}
+    train(str(captions_file), tmp_path / "run", training=FAST, **common)
+    with pytest.raises(MismatchError, match="recipe"):
+        train(str(captions_file), tmp_path / "run", training={**FAST, "learning_rate": 0.5}, **common)
+    captions_file.write_text(captions_file.read_text().replace("a man", "an old man"))
+    with pytest.raises(MismatchError, match="something else"):
+        train(str(captions_file), tmp_path / "run", training=FAST, **common)
+
+
+def test_settings_that_cannot_be_are_refused_before_any_work(tmp_path, tiny_backbone, captions_file):
+    with pytest.raises(SettingError, match="learning_rate"):
+        settings({"learning_speed": 1})
+    with pytest.raises(SettingError, match="below 1"):
+        settings({"steps": 0})
+    with pytest.raises(SettingError, match="cannot be shared"):
+        train(str(captions_file), tmp_path / "run", backbone=tiny_backbone, decoder=DECODER, training={**FAST, "batch": 15, "accumulate": 2})
+    assert not (tmp_path / "run").exists()
+
+
+def test_the_learning_rate_warms_up_and_falls_to_nothing():
+    plan = Training(steps=100, warmup=10, learning_rate=1.0)
+    assert plan.rate(0) == pytest.approx(0.1) and plan.rate(9) == pytest.approx(1.0) and plan.rate(99) < 1e-3
+    assert Training(steps=100, warmup=10, learning_rate=1.0, schedule="linear").rate(55) == pytest.approx(0.5)
+
+
+def test_accumulated_parts_give_the_update_of_the_whole_batch(tmp_path, tiny_backbone, captions_file):
+    still = {**DECODER, "dropout": 0.0}
+    for name, accumulate in (("whole", 1), ("parts", 4)):
+        train(
+            str(captions_file), tmp_path / name, backbone=tiny_backbone, bridges=NOISE, decoder=still,
+            training={**FAST, "accumulate": accumulate, "keep": "last"}, embeddings=tmp_path / "store",
+        )  # fmt: skip
+    whole, parted = _weights(tmp_path / "whole"), _weights(tmp_path / "parts")
+    for name in whole:
+        torch.testing.assert_close(whole[name], parted[name], rtol=1e-3, atol=1e-4)
+
+
+def _command(captions: Path, output: Path, backbone: dict, *more: str, decoder: dict = DECODER) -> list[str]:
+    training = {**FAST, "steps": 40, "keep": "last"}
+    sets = [f"backbone={json.dumps(backbone)}", f"bridges={json.dumps(NOISE)}", f"decoder={json.dumps(decoder)}", f"training={json.dumps(training)}"]
+    return ["-m", "capdec", "train", str(captions), "--output", str(output), *more, *(word for one in sets for word in ("--set", one))]
+
+
+def test_a_run_killed_twice_ends_with_the_weights_of_an_undisturbed_one(tmp_path, tiny_backbone, captions_file):
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
+    metrics = tmp_path / "killed/training/metrics.jsonl"
+    for reached in (6, 17):
+        process = subprocess.Popen([sys.executable, *_command(captions_file, tmp_path / "killed", tiny_backbone)], env=environment, stderr=subprocess.DEVNULL)
+        deadline = time.monotonic() + 120
+        while time.monotonic() < deadline and process.poll() is None:
+            if metrics.is_file() and metrics.read_text().count("\n") >= reached:
+                break
+            time.sleep(0.01)
+        assert process.poll() is None, "it ended before it could be killed"
+        process.send_signal(signal.SIGKILL)
+        process.wait()
+        assert not (tmp_path / "killed/config.json").exists()
+    for name in ("killed", "undisturbed"):
+        subprocess.run([sys.executable, *_command(captions_file, tmp_path / name, tiny_backbone)], env=environment, check=True, capture_output=True)
+    killed, undisturbed = _weights(tmp_path / "killed"), _weights(tmp_path / "undisturbed")
+    assert all(torch.equal(killed[name], undisturbed[name]) for name in undisturbed)
+    strip = [[{**json.loads(line), "time": 0} for line in (tmp_path / run / "training/metrics.jsonl").read_text().splitlines()] for run in ("killed", "undisturbed")]
+    assert strip[0] == strip[1]
+
+
+def test_two_processes_train_what_one_does(tmp_path, tiny_backbone, captions_file):
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
+    still = {**DECODER, "dropout": 0.0}
+    two = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", *_command(captions_file, tmp_path / "two", tiny_backbone, decoder=still)]
+    for command in (two, _command(captions_file, tmp_path / "one", tiny_backbone, decoder=still)):
+        done = subprocess.run([sys.executable, *command], env=environment, capture_output=True, text=True)
+        assert done.returncode == 0, done.stderr[-2000:]
+    one, both = _weights(tmp_path / "one"), _weights(tmp_path / "two")
+    for name in one:
+        torch.testing.assert_close(one[name], both[name], rtol=1e-3, atol=1e-4)
