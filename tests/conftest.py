@@ -4,9 +4,11 @@ import json
 from pathlib import Path
 
 import pytest
+import torch
 from jaxtyping import install_import_hook
 
 install_import_hook("capdec", "beartype.beartype")
+torch.set_num_threads(1)  # tiny models gain nothing from more, and lose much on a busy machine
 
 DECODER = {"name": "small_transformer", "layers": 1, "width": 32, "heads": 2, "prefix": 2, "vocabulary": 400, "max_tokens": 24, "dropout": 0.1}
 
@@ -14,8 +16,6 @@ DECODER = {"name": "small_transformer", "layers": 1, "width": 32, "heads": 2, "p
 @pytest.fixture
 def tiny_backbone(tmp_path: Path) -> dict:
     """A mini with random weights, as a recipe names it."""
-    import torch
-
     from capdec.backbones.mini import Mini
 
     torch.manual_seed(0)
@@ -39,8 +39,6 @@ def captions_file(tmp_path: Path) -> Path:
 @pytest.fixture
 def tiny_captioner(tmp_path: Path, tiny_backbone: dict):
     """Untrained, but whole."""
-    import torch
-
     from capdec import parts
     from capdec.captioner import Captioner
 
@@ -49,4 +47,6 @@ def tiny_captioner(tmp_path: Path, tiny_backbone: dict):
     bridge = {"name": "gaussian_noise", "std": 0.1}
     decoder = parts.build("decoders", DECODER, dim=backbone.dim)
     decoder.fit(["a man rides a horse", "two dogs run over the grass", "a red car on a street"] * 5)
-    return Captioner(backbone, [parts.build("bridges", bridge, dim=16)], decoder.eval(), {"backbone": tiny_backbone, "bridges": [bridge], "decoder": DECODER})
+    return Captioner(
+        backbone, [parts.build("bridges", bridge, dim=16)], decoder.eval(), {"backbone": tiny_backbone, "bridges": [bridge], "decoder": DECODER}
+    )

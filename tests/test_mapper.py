@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from capdec.errors import SettingError
-from capdec.mapper import MLPMapper, TransformerMapper, build_mapper
+from capdec.mapper import MLPMapper, TransformerMapper, build_mapper, padding_first
 
 
 def test_a_transformer_mapper_does_not_see_masked_rows():
@@ -29,6 +29,13 @@ def test_an_mlp_mapper_puts_the_global_row_last_where_it_is_never_padding(hidden
     for row in range(3):
         torch.testing.assert_close(prefix[:, 2 * (2 - row) : 2 * (3 - row)], mapper.layers(rows[:, row]).view(2, 2, 6))
     assert real.tolist() == [[False, False, True, True, True, True], [False, False, False, False, True, True]]
+
+
+def test_padding_goes_first_and_the_order_of_what_is_real_stays():
+    vectors, mask = torch.arange(1.0, 9.0).view(2, 4, 1), torch.tensor([[True, False, True, False], [True, True, True, True]])
+    moved, real = padding_first(vectors, mask)
+    assert moved.flatten(1)[0, 2:].tolist() == [1, 3] and real[0].tolist() == [False, False, True, True]
+    assert torch.equal(moved[1], vectors[1]) and real[1].all()
 
 
 def test_the_default_of_capdec_has_the_published_number_of_parameters():

@@ -53,7 +53,7 @@ def test_settings_are_the_constructors_arguments():
 
 @pytest.mark.parametrize("spec", ["no_module:Shift", "own_shift:Other", "nowhere.py:Shift", ":Shift", "own_shift:"])
 def test_an_own_part_that_cannot_be_loaded_is_an_error_that_shows_how_to_write_it(spec, own_part):
-    with pytest.raises(UnknownPart, match="package.module:Class or file.py:Class"):
+    with pytest.raises(UnknownPart, match=r"package\.module:Class or file\.py:Class"):
         parts.find("bridges", spec)
 
 

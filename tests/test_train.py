@@ -8,7 +8,6 @@ from pathlib import Path
 
 import pytest
 import torch
-from conftest import DECODER
 
 from capdec import recipe
 from capdec.backbones.mini import Mini
@@ -16,6 +15,7 @@ from capdec.captioner import Captioner
 from capdec.checkpoint import read_tensors
 from capdec.errors import MismatchError, SettingError
 from capdec.train import Training, settings, train
+from conftest import DECODER
 
 FAST = {"steps": 12, "batch": 16, "warmup": 2, "evaluate_every": 4, "held_out": 0.2, "choose_steps": 4, "choose_cosines": [0.9, 0.5]}
 NOISE = [{"name": "gaussian_noise", "target_cosine": 0.5}]
@@ -133,7 +133,9 @@ def test_a_run_killed_twice_ends_with_the_weights_of_an_undisturbed_one(tmp_path
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
     metrics = tmp_path / "killed/training/metrics.jsonl"
     for reached in (6, 17):
-        process = subprocess.Popen([sys.executable, *_command(captions_file, tmp_path / "killed", tiny_backbone)], env=environment, stderr=subprocess.DEVNULL)
+        process = subprocess.Popen(
+            [sys.executable, *_command(captions_file, tmp_path / "killed", tiny_backbone)], env=environment, stderr=subprocess.DEVNULL
+        )
         deadline = time.monotonic() + 120
         while time.monotonic() < deadline and process.poll() is None:
             if metrics.is_file() and metrics.read_text().count("\n") >= reached:
@@ -147,14 +149,24 @@ def test_a_run_killed_twice_ends_with_the_weights_of_an_undisturbed_one(tmp_path
         subprocess.run([sys.executable, *_command(captions_file, tmp_path / name, tiny_backbone)], env=environment, check=True, capture_output=True)
     killed, undisturbed = _weights(tmp_path / "killed"), _weights(tmp_path / "undisturbed")
     assert all(torch.equal(killed[name], undisturbed[name]) for name in undisturbed)
-    strip = [[{**json.loads(line), "time": 0} for line in (tmp_path / run / "training/metrics.jsonl").read_text().splitlines()] for run in ("killed", "undisturbed")]
+    strip = [
+        [{**json.loads(line), "time": 0} for line in (tmp_path / run / "training/metrics.jsonl").read_text().splitlines()]
+        for run in ("killed", "undisturbed")
+    ]
     assert strip[0] == strip[1]
 
 
 def test_two_processes_train_what_one_does(tmp_path, tiny_backbone, captions_file):
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
     still = {**DECODER, "dropout": 0.0}
-    two = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", *_command(captions_file, tmp_path / "two", tiny_backbone, decoder=still)]
+    two = [
+        "-m",
+        "torch.distributed.run",
+        "--standalone",
+        "--nproc-per-node",
+        "2",
+        *_command(captions_file, tmp_path / "two", tiny_backbone, decoder=still),
+    ]
     for command in (two, _command(captions_file, tmp_path / "one", tiny_backbone, decoder=still)):
         done = subprocess.run([sys.executable, *command], env=environment, capture_output=True, text=True)
         assert done.returncode == 0, done.stderr[-2000:]

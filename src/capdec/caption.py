@@ -3,6 +3,7 @@
 Opening and shrinking photos goes on in threads while the model works on the batch before.
 """
 
+import io
 import itertools
 import json
 from collections import deque
@@ -10,7 +11,7 @@ from collections.abc import Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, TYPE_CHECKING
+from typing import TYPE_CHECKING
 
 from capdec.captioner import Captioner
 from capdec.checkpoint import replacing
@@ -71,7 +72,7 @@ def _open(path: str) -> "Image | ImageError":
         return error
 
 
-def write_records(records: Iterable[Record], output: IO[str] | None = None, beside: bool = False) -> Iterator[Record]:
+def write_records(records: Iterable[Record], output: io.TextIOBase | None = None, beside: bool = False) -> Iterator[Record]:
     """Passes records on, writing each as a line of JSON to `output` and, with `beside`, each caption as PATH with the ending .txt."""
     for record in records:
         if output is not None:

@@ -250,14 +250,18 @@ def evaluate(
 @device_option
 def demo(folder: str | None, output: Path, captioner: str, device: str) -> None:
     """Caption the photos of FOLDER, or some that scikit-image ships, and write a gallery to look at."""
+    from dataclasses import replace
+
     from capdec.caption import Record
-    from capdec.captioner import Captioner
+    from capdec.captioner import Captioner, embedded
     from capdec.demo import ABOUT
     from capdec.demo import demo as run
 
-    for entry in run(Captioner.load(captioner, device), folder, output):
+    loaded = Captioner.load(captioner, device)
+    about = ABOUT if captioner in embedded() else f"Captions by {captioner}, a captioner trained from text. Its model card says from which."
+    for entry in run(loaded, folder, output, replace(loaded.decoding, captions=3), about):
         _show(Record(entry.name, entry.caption, entry.error))
-    click.echo(f"\n{ABOUT}\n\nGallery: {output}")
+    click.echo(f"\n{about}\n\nGallery: {output}")
 
 
 @main.command()

@@ -31,7 +31,7 @@ def demo(captioner: Captioner, folder: str | Path | None, output: str | Path, de
     """Captions every photo below `folder` (None: scikit-image's own), writes the page `output` and returns its entries, without their pictures.
 
     `about` stands on the page; the given one speaks of the embedded captioner. A photo that cannot be opened is an entry with an error. Raises
-    SettingError where `folder` is none or holds no photo, MissingExtra where scikit-image is wanted and not installed.
+    SettingError where `folder` is no folder or holds no photo, MissingExtra where scikit-image is wanted and not installed.
     """
     photos = _bundled() if folder is None else _below(Path(folder))
     title = "Captioned photos" if folder is None else f"Captioned photos: {Path(folder).resolve().name or folder}"
@@ -42,7 +42,7 @@ def demo(captioner: Captioner, folder: str | Path | None, output: str | Path, de
             entries.append(replace(entry, image=None))
             yield entry
 
-    source = "" if folder else "\n\nThese photos come with the package scikit-image."
+    source = "" if folder is not None else "\n\nThese photos come with the package scikit-image."
     write_gallery(output, title, passing(), about + source)
     return entries
 

@@ -58,7 +58,7 @@ def override(recipe: Recipe, assignments: Sequence[str]) -> Recipe:
         *parents, last = path.split(".")
         place: Any = result
         for index, name in enumerate(parents):
-            key = _position(place, name, assignment) if isinstance(place, list) else name
+            key: Any = _position(place, name, assignment) if isinstance(place, list) else name
             inner = place[key] if isinstance(place, list) else place.get(key, {})
             if isinstance(inner, str):  # a part given by name alone becomes a table
                 inner = {"name": inner}

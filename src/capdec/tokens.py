@@ -20,13 +20,12 @@ def train_bpe(captions: Iterable[str], vocabulary: int, specials: Sequence[str])
     return tokenizer
 
 
-def pad(rows: Sequence[Sequence[int]], value: int = 0, left: bool = False) -> Int[Tensor, "B T"]:
+def pad(rows: Sequence[Sequence[int]], value: int = 0) -> Int[Tensor, "B T"]:
     """Rows of unequal length as one tensor.
 
-    >>> pad([[5, 6], [7]]).tolist(), pad([[5, 6], [7]], left=True).tolist()
-    ([[5, 6], [7, 0]], [[5, 6], [0, 7]])
+    >>> pad([[5, 6], [7]]).tolist()
+    [[5, 6], [7, 0]]
     """
     width = max(map(len, rows), default=0)
-    fill = [[value] * (width - len(row)) for row in rows]
-    padded = [[*empty, *row] if left else [*row, *empty] for row, empty in zip(rows, fill, strict=True)]
+    padded = [[*row, *[value] * (width - len(row))] for row in rows]
     return torch.tensor(padded, dtype=torch.long).view(len(rows), width)

@@ -136,6 +136,7 @@ def test_padding_is_never_said():
 def test_long_captions_are_cut_and_still_end():
     decoder = build(max_tokens=4)
     assert decoder.log_prob(condition(2), CAPTIONS[:2]).tokens.tolist() == [4, 4]
+    assert max(len(image[0].tokens) for image in decoder.generate(condition(9), Decoding(max_tokens=40))) == 4
 
 
 def test_no_image_has_no_caption_and_an_empty_caption_is_its_end():
@@ -151,5 +152,5 @@ def test_what_cannot_be_is_an_error_that_says_what_would_do(tmp_path):
         SmallTransformer(16).log_prob(condition(1), ["a man"])
     with pytest.raises(DataError, match=r"decoder_tokenizer\.json"):
         SmallTransformer(16).load(tmp_path)
-    with pytest.raises(SettingError, match="max_tokens = 25 is more than the 24"):
-        build().generate(condition(1), Decoding(max_tokens=25))
+    with pytest.raises(SettingError, match="a prefix of 600"):
+        build().generate(condition(1, rows=300), Decoding())

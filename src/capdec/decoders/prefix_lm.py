@@ -46,7 +46,8 @@ class PrefixLM(nn.Module):
             raise SettingError(f"language_model is 'tuned' or 'frozen', not {language_model!r}.")
         self.dim, self.model, self.revision, self.pretrained = dim, model, revision, pretrained
         self.frozen, self.max_tokens = language_model == "frozen", max_tokens
-        self.mapper_settings = dict(kind=mapper, dim=dim, prefix=prefix, clip_length=clip_length, layers=mapper_layers, heads=mapper_heads)
+        sizes = {"prefix": prefix, "clip_length": clip_length, "layers": mapper_layers, "heads": mapper_heads}
+        self.mapper_settings: dict[str, Any] = {"kind": mapper, "dim": dim, **sizes}
         self.tokenizer: Any = None
         self.mapper: nn.Module = nn.Identity()  # both are sized by `fit` or `load`
         self.lm: Any = nn.Identity()

@@ -73,9 +73,9 @@ class SmallTransformer(nn.Module):
         self.drop = nn.Dropout(dropout)
         self.layers = nn.ModuleList(Layer(width, heads, dropout) for _ in range(layers))
         self.norm = nn.LayerNorm(width)
-        for layer in self.layers:  # residual branches start small (GPT-2)
-            for linear in (layer.out, layer.mlp[2]):
-                nn.init.normal_(linear.weight, std=0.02 / (2 * layers) ** 0.5)
+        for name, weight in self.layers.named_parameters():  # residual branches start small (GPT-2)
+            if name.endswith(("out.weight", "mlp.2.weight")):
+                nn.init.normal_(weight, std=0.02 / (2 * layers) ** 0.5)
 
     def fit(self, captions: Sequence[str]) -> None:
         self._use(train_bpe(captions, self.vocabulary, ["<pad>", "<end>"]))
@@ -135,6 +135,11 @@ class SmallTransformer(nn.Module):
         if condition.prompts is not None:
             prompts = pad([encoding.ids for encoding in self._tokenizer().encode_batch(list(condition.prompts))]).to(device)
             prefix, mask = padding_first(torch.cat([prefix, self.words(prompts)], 1), torch.cat([mask, prompts != PAD], 1))
+        if prefix.shape[1] + self.max_tokens > len(self.positions):
+            raise SettingError(
+                f"rows and prompts make a prefix of {prefix.shape[1]}; with captions of {self.max_tokens} tokens that is more than "
+                f"{len(self.positions)} places. Give fewer rows or shorter prompts."
+            )
         return prefix, mask
 
     def _run(self, x: Float[Tensor, "R T E"], mask: Bool[Tensor, "R P"], past: list | None = None) -> tuple[Float[Tensor, "R T E"], list]:
@@ -170,7 +175,7 @@ class _Steps:
 
     def __init__(self, decoder: SmallTransformer, condition: Condition):
         self.decoder, self.condition = decoder, condition
-        self.mask, self.past = torch.empty(0), []
+        self.mask, self.past = torch.empty(0), list[tuple[Tensor, Tensor]]()
 
     def begin(self) -> Float[Tensor, "B V"]:
         prefix, self.mask = self.decoder._prefix(self.condition)

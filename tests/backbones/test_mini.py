@@ -1,0 +1,59 @@
+import pytest
+import torch
+from PIL import Image
+
+from capdec.backbones.mini import MAX_TOKENS, Mini, as_pixels
+from capdec.errors import DataError
+
+
+def test_a_photo_is_squeezed_whole_and_not_cropped():
+    photo = Image.new("RGB", (400, 100), "black")
+    photo.paste("white", (200, 0, 400, 100))
+    pixels = as_pixels([photo])
+    assert pixels.shape == (1, 3, 128, 128)
+    assert pixels[..., :60].max() < 10 and pixels[..., 68:].min() > 245
+
+
+def test_embeddings_do_not_depend_on_the_batch_or_its_order(tmp_path):
+    mini = Mini.tiny(tmp_path)
+    texts = [f"{'two dogs and ' * (n % 5)}a man {n}" for n in range(150)]
+    whole = mini.encode_text(texts)
+    torch.testing.assert_close(whole, torch.cat([mini.encode_text(texts[n : n + 1]) for n in range(150)]), rtol=1e-4, atol=1e-5)
+    photos = [Image.new("RGB", (20, 20), (n, 200 - n, 50)) for n in range(70)]
+    torch.testing.assert_close(mini.encode_image(photos), torch.cat([mini.encode_image([photo]) for photo in photos]), rtol=1e-4, atol=1e-5)
+
+
+def test_case_does_not_matter_and_an_empty_caption_has_an_embedding(tmp_path):
+    mini = Mini.tiny(tmp_path)
+    assert torch.equal(mini.encode_text(["A Man"]), mini.encode_text(["a man"]))
+    assert torch.isfinite(mini.encode_text([""])).all()
+
+
+def test_captions_that_are_cut_are_counted_and_reported(tmp_path):
+    mini = Mini.tiny(tmp_path)
+    with pytest.warns(UserWarning, match=f"1 of 2 captions were cut at {MAX_TOKENS}"):
+        mini.encode_text(["a man", "a man and a dog " * 20])
+    assert mini.truncated == 1
+
+
+def test_the_fingerprint_is_of_the_weights(tmp_path):
+    (tmp_path / "a").mkdir()
+    (tmp_path / "b").mkdir()
+    first, second = Mini.tiny(tmp_path / "a"), Mini.tiny(tmp_path / "b")
+    assert first.fingerprint == Mini(str(tmp_path / "a/tiny_mini")).fingerprint
+    assert first.fingerprint != second.fingerprint
+
+
+def test_a_folder_without_a_mini_is_an_error_that_says_how_to_make_one(tmp_path):
+    with pytest.raises(DataError, match="capdec pretrain"):
+        Mini(str(tmp_path))
+
+
+def test_the_embedded_mini_tells_a_fitting_caption_from_others():
+    from skimage import data
+
+    mini = Mini()
+    photos = [Image.fromarray(data.chelsea()), Image.fromarray(data.rocket())]
+    cosines = mini.encode_image(photos) @ mini.encode_text(["a close up of a cat", "a big tower against the evening sky"]).T
+    assert cosines[0, 0] > cosines[1, 0], "the cat's caption fits the cat better than the rocket"
+    assert mini.trained_on_pairs == {"flickr8k"}
