@@ -5,9 +5,11 @@ from pathlib import Path
 
 import pytest
 import torch
+from beartype import BeartypeConf, beartype
 from jaxtyping import install_import_hook
 
-install_import_hook("capdec", "beartype.beartype")
+check = beartype(conf=BeartypeConf(is_pep484_tower=True))  # an int is a float, as every type checker has it
+install_import_hook("capdec", "conftest.check")
 torch.set_num_threads(1)  # tiny models gain nothing from more, and lose much on a busy machine
 
 DECODER = {"name": "small_transformer", "layers": 1, "width": 32, "heads": 2, "prefix": 2, "vocabulary": 400, "max_tokens": 24, "dropout": 0.1}

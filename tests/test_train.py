@@ -123,6 +123,13 @@ def test_accumulated_parts_give_the_update_of_the_whole_batch(tmp_path, tiny_bac
         torch.testing.assert_close(whole[name], parted[name], rtol=1e-3, atol=1e-4)
 
 
+def test_bfloat16_learns_too(tmp_path, tiny_backbone, captions_file):
+    train(str(captions_file), tmp_path / "run", backbone=tiny_backbone, bridges=NOISE, decoder=DECODER, training={**FAST, "dtype": "bfloat16"})
+    lines = [json.loads(line) for line in (tmp_path / "run/training/metrics.jsonl").read_text().splitlines()]
+    assert lines[-1]["loss"] < lines[0]["loss"]
+    assert all(tensor.dtype == torch.float32 for tensor in _weights(tmp_path / "run").values() if tensor.is_floating_point())
+
+
 def _command(captions: Path, output: Path, backbone: dict, *more: str, decoder: dict = DECODER) -> list[str]:
     training = {**FAST, "steps": 40, "keep": "last"}
     sets = [f"backbone={json.dumps(backbone)}", f"bridges={json.dumps(NOISE)}", f"decoder={json.dumps(decoder)}", f"training={json.dumps(training)}"]

@@ -1,0 +1,15 @@
+"""Captions from stored image embeddings: encode once, keep the vectors, caption them whenever you like, with no photo at hand."""
+
+import sys
+
+import numpy as np
+from PIL import Image
+
+from capdec import Captioner
+
+captioner = Captioner.load()
+vectors = captioner.backbone.encode_image([Image.open(path) for path in sys.argv[1:]])
+np.save("vectors.npy", vectors.numpy().astype(np.float16))
+
+for caption in captioner.caption_embeddings(np.load("vectors.npy"), backbone=captioner.backbone.fingerprint):
+    print(f"{caption.score:6.2f}  {caption.text}")
