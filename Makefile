@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: demo test lint format wheel-test mini flickr clean
+.PHONY: demo test lint format mini flickr clean
 demo: $(VENV)/.demo
 	$(BIN)/capdec demo
 
@@ -20,13 +20,13 @@ format: $(VENV)/.dev
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-# The embedded models, from the beginning. PHOTOS: WebDataset shards; TEACHER: file.py:Class (see recipes/mini.toml). "Train it longer" is
-#   make mini PHOTOS=... TEACHER=... MORE="--set distil_steps=50000"
+# The embedded models, from the beginning: recipes/mini.toml says what MORE has to name. "Train it longer" is
+#   make mini MORE="--set distil_steps=50000 ..."
 mini: $(VENV)/.dev
 	$(BIN)/capdec pretrain --recipe recipes/mini.toml $(MORE)
 
 flickr: $(VENV)/.dev
-	$(BIN)/capdec train --recipe recipes/flickr.toml --output runs/flickr $(MORE)
+	$(BIN)/capdec train $(CAPTIONS) --recipe recipes/flickr.toml --output runs/flickr $(MORE)
 
 $(VENV)/bin/python:
 	$(PYTHON) -m venv $(VENV) || python3 -m venv $(VENV)

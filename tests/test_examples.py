@@ -2,10 +2,10 @@ import runpy
 import sys
 from pathlib import Path
 
-from conftest import DECODER
 from PIL import Image
 
 from capdec.train import train
+from conftest import DECODER
 
 EXAMPLES = Path(__file__).parent.parent / "examples"
 

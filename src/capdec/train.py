@@ -147,8 +147,7 @@ class _Worker:
             from accelerate import Accelerator
         except ImportError as error:
             raise MissingExtra("accelerate", "train", "training") from error
-        precision = "bf16" if plan.dtype == "bfloat16" else "no"
-        self.accelerator = Accelerator(cpu=device == "cpu", mixed_precision=precision)
+        self.accelerator = Accelerator(cpu=device == "cpu")
         self.processes, self.rank, self.is_first = self.accelerator.num_processes, self.accelerator.process_index, self.accelerator.is_main_process
         self.device = str(self.accelerator.device)
         if plan.batch % (plan.accumulate * self.processes):
@@ -350,7 +349,8 @@ def _step(wrapped: Any, optimizer: Any, rows: Tensor, step: int, data: _Data, br
     for index, part in enumerate(micro):
         last = index == len(micro) - 1
         with nullcontext() if last else worker.accelerator.no_sync(wrapped):  # gradients cross between processes once a step
-            log_prob = wrapped(condition.select(part), data.corpus.targets(rows[part]), plan.label_smoothing)
+            with torch.autocast(worker.accelerator.device.type, torch.bfloat16, enabled=plan.dtype == "bfloat16"):
+                log_prob = wrapped(condition.select(part), data.corpus.targets(rows[part]), plan.label_smoothing)
             worker.accelerator.backward(-log_prob.total.sum())
         total += log_prob.total.detach().sum().item()
         tokens += log_prob.tokens.sum().item()
