@@ -46,7 +46,7 @@ def test_paths_are_read_no_further_ahead_than_needed(tmp_path, tiny_captioner):
 def test_lines_of_json_and_text_files_beside_the_photos_are_written(tmp_path, tiny_captioner):
     paths = _folder(tmp_path)
     output = io.StringIO()
-    records = list(write_records(caption_files(tiny_captioner, paths, Decoding(max_tokens=6, captions=2)), output, beside=True))
+    records = list(write_records(caption_files(tiny_captioner, paths, Decoding(max_tokens=6, captions=2)), output.write, beside=True))
     lines = [json.loads(line) for line in output.getvalue().splitlines()]
     assert [line["path"] for line in lines] == paths
     assert set(lines[0]) == {"path", "caption", "score", "alternatives"} and set(lines[2]) == {"path", "error"}

@@ -3,11 +3,10 @@
 Opening and shrinking photos goes on in threads while the model works on the batch before.
 """
 
-import io
 import itertools
 import json
 from collections import deque
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -72,12 +71,11 @@ def _open(path: str) -> "Image | ImageError":
         return error
 
 
-def write_records(records: Iterable[Record], output: io.TextIOBase | None = None, beside: bool = False) -> Iterator[Record]:
-    """Passes records on, writing each as a line of JSON to `output` and, with `beside`, each caption as PATH with the ending .txt."""
+def write_records(records: Iterable[Record], write: Callable[[str], object] | None = None, beside: bool = False) -> Iterator[Record]:
+    """Passes records on, giving each as a line of JSON to `write` and, with `beside`, each caption as PATH with the ending .txt."""
     for record in records:
-        if output is not None:
-            output.write(record.as_json() + "\n")
-            output.flush()
+        if write is not None:
+            write(record.as_json() + "\n")
         if beside and record.caption is not None and "://" not in record.path:
             with replacing(Path(record.path).with_suffix(".txt")) as temporary:
                 temporary.write_text(record.caption.text + "\n", encoding="utf-8")

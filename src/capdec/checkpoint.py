@@ -101,10 +101,15 @@ def load_state(path: Path | str, model: torch.nn.Module, optimizer: torch.optim.
         raise MismatchError(
             f"{path} was written by a run with other settings ({', '.join(changed)}). Continue with the old settings, or start in a new folder."
         )
-    load_module(model, {name.removeprefix("model."): t for name, t in tensors.items() if name.startswith("model.")}, path)
-    for name, parameter in model.named_parameters():
-        prefix = f"optimizer.{name}."
-        state = {key.removeprefix(prefix): t for key, t in tensors.items() if key.startswith(prefix)}
-        if state:
-            optimizer.state[parameter] = {key: t if key == "step" else t.to(parameter.device) for key, t in state.items()}
+    load_module(model, _below(tensors, "model."), path)
+    names = {parameter: name for name, parameter in model.named_parameters()}
+    ordered = [names[parameter] for group in optimizer.param_groups for parameter in group["params"]]
+    moments = {index: _below(tensors, f"optimizer.{name}.") for index, name in enumerate(ordered)}
+    kept = {index: state for index, state in moments.items() if state}
+    optimizer.load_state_dict({"state": kept, "param_groups": optimizer.state_dict()["param_groups"]})  # puts each where its kernel wants it
     return int(metadata["step"])
+
+
+def _below(tensors: dict[str, torch.Tensor], prefix: str) -> dict[str, torch.Tensor]:
+    """The tensors whose names begin so, without the beginning."""
+    return {name.removeprefix(prefix): tensor for name, tensor in tensors.items() if name.startswith(prefix)}

@@ -3,6 +3,7 @@
 import os
 import sys
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -74,11 +75,11 @@ device_option = click.option("--device", default="cpu", show_default=True, help=
 @click.argument("paths", nargs=-1, required=True, metavar="PATH...")
 @captioner_option
 @click.option("--output", type=click.Path(dir_okay=False, path_type=Path), help="Write JSON lines to this file.")
-@click.option("--write", type=click.Choice(["txt"]), help="Also write each caption beside its photo.")
+@click.option("--write", "beside", type=click.Choice(["txt"]), help="Also write each caption beside its photo.")
 @click.option("--batch", default=32, show_default=True, help="Photos at a time.")
 @device_option
 @_decoding
-def caption(paths: tuple[str, ...], captioner: str, output: Path | None, write: str | None, batch: int, device: str, **decoding: Any) -> None:
+def caption(paths: tuple[str, ...], captioner: str, output: Path | None, beside: str | None, batch: int, device: str, **decoding: Any) -> None:
     """Caption photos: files, folders, patterns, URLs, or - for paths on stdin.
 
     On a terminal the captions are shown as they come; into a pipe or a file go JSON lines (path, caption, score, alternatives if asked for). The exit
@@ -93,9 +94,10 @@ def caption(paths: tuple[str, ...], captioner: str, output: Path | None, write: 
     done = failed = 0
     part = output.with_name(output.name + ".part") if output else None  # under its own name only when it is whole
     on_terminal = output is not None or sys.stdout.isatty()
-    stream = part.open("w", encoding="utf-8") if part else (None if on_terminal else sys.stdout)
+    stream = part.open("w", encoding="utf-8", buffering=1) if part else None
+    write = stream.write if stream else None if on_terminal else partial(print, end="", flush=True)
     try:
-        for record in write_records(records, stream, beside=write == "txt"):
+        for record in write_records(records, write, beside == "txt"):
             done, failed = done + 1, failed + (record.error is not None)
             if on_terminal:
                 _show(record)
@@ -104,7 +106,7 @@ def caption(paths: tuple[str, ...], captioner: str, output: Path | None, write: 
     except KeyboardInterrupt:
         click.echo(f"\nInterrupted after {done} photos" + (f"; their captions are in {part}." if part else "."), err=True)
         raise SystemExit(130) from None
-    if part and output and stream:
+    if stream and part and output:
         stream.close()
         part.replace(output)
     if on_terminal or failed:
