@@ -21,7 +21,7 @@ format: $(VENV)/.dev
 	$(BIN)/ruff format .
 
 # The embedded models, from the beginning: recipes/mini.toml says what MORE has to name. "Train it longer" is
-#   make mini MORE="--set distil_steps=50000 ..."
+#   make mini MORE="--set distil_steps=50000 --set output=runs/longer --set cache=runs/mini/work ..."
 mini: $(VENV)/.dev
 	$(BIN)/capdec pretrain --recipe recipes/mini.toml $(MORE)
 

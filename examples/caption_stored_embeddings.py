@@ -3,12 +3,12 @@
 import sys
 
 import numpy as np
-from PIL import Image
 
 from capdec import Captioner
+from capdec.images import open_image
 
 captioner = Captioner.load()
-vectors = captioner.backbone.encode_image([Image.open(path) for path in sys.argv[1:]])
+vectors = captioner.backbone.encode_image([open_image(path) for path in sys.argv[1:]])
 np.save("vectors.npy", vectors.numpy().astype(np.float16))
 
 for caption in captioner.caption_embeddings(np.load("vectors.npy"), backbone=captioner.backbone.fingerprint):

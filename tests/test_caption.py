@@ -31,6 +31,21 @@ def test_records_are_the_captions_the_captioner_gives(tmp_path, tiny_captioner):
     assert [record.caption for record in records] == tiny_captioner.caption(paths, SHORT)
 
 
+def test_random_captions_do_not_depend_on_the_batch(tmp_path, tiny_captioner):
+    paths = _folder(tmp_path)
+    nucleus = Decoding("nucleus", max_tokens=6, seed=4)
+    whole = list(caption_files(tiny_captioner, paths, nucleus, batch=32))
+    assert all(list(caption_files(tiny_captioner, paths, nucleus, batch)) == whole for batch in (1, 2, 3))
+    assert len({record.caption.tokens for record in whole if record.caption}) > 1
+
+
+def test_a_text_file_that_cannot_be_written_is_an_error_of_that_photo_only(tmp_path, tiny_captioner):
+    paths = _folder(tmp_path)
+    (tmp_path / "1.txt").mkdir()
+    records = list(write_records(caption_files(tiny_captioner, paths, SHORT), beside=True))
+    assert [record.error is not None for record in records] == [False, True, True, False, False]
+
+
 def test_paths_are_read_no_further_ahead_than_needed(tmp_path, tiny_captioner):
     taken = []
 

@@ -7,7 +7,7 @@ import torch
 from PIL import Image
 
 from capdec.captioner import Captioner, listing, locate
-from capdec.errors import DataError, ImageError, MismatchError
+from capdec.errors import DataError, ImageError, MismatchError, SettingError
 from capdec.protocols import Decoding
 
 
@@ -93,6 +93,27 @@ def test_what_is_not_a_captioner_is_said_plainly(tmp_path, tiny_captioner):
         (tmp_path / "saved/config.json").write_text(damage)
         with pytest.raises(DataError, match=message):
             Captioner.load(tmp_path / "saved")
+
+
+def test_a_captioner_that_names_code_of_its_makers_own_is_refused_unless_trusted(tmp_path, tiny_captioner):
+    tiny_captioner.save(tmp_path / "saved")
+    path = tmp_path / "saved/config.json"
+    config = json.loads(path.read_text())
+    for foreign in ({"bridges": [{"name": "os:getcwd"}]}, {"decoder": {"name": "os:getcwd"}}, {"backbone": "os:getcwd"}):
+        path.write_text(json.dumps({**config, **foreign}))
+        with pytest.raises(SettingError, match="os:getcwd"):
+            Captioner.load(tmp_path / "saved")
+    bridge = {"name": "capdec.bridges.gaussian_noise:GaussianNoise", "std": 0.1}
+    path.write_text(json.dumps({**config, "bridges": [bridge]}))
+    assert Captioner.load(tmp_path / "saved", own_parts=True).bridges[0].std == 0.1
+
+
+def test_an_opened_photo_and_its_file_get_the_same_caption(tmp_path, tiny_captioner):
+    photo = _photos(1)[0]
+    exif = photo.getexif()
+    exif[0x0112] = 6  # lying on its side
+    photo.save(tmp_path / "photo.png", exif=exif)
+    assert tiny_captioner.caption([Image.open(tmp_path / "photo.png")]) == tiny_captioner.caption([tmp_path / "photo.png"])
 
 
 def test_weights_of_another_shape_are_refused(tmp_path, tiny_captioner):

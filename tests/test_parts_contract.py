@@ -49,7 +49,9 @@ def test_a_bridge_keeps_shapes_and_is_restored_from_its_tensors(name, tmp_path):
         again = side(condition, torch.Generator().manual_seed(0))
         assert crossed.embeddings.shape[0] == 5 and crossed.embeddings.shape[2] == 16
         assert torch.equal(crossed.embeddings, again.embeddings), "the generator decides everything random"
-    bridge.restore(bridge.tensors())
+    other = parts.find("bridges", name).tiny(tmp_path)
+    other.restore(bridge.tensors())
+    assert torch.equal(other.from_image(condition, torch.Generator().manual_seed(0)).embeddings, crossed.embeddings)
     assert isinstance(bridge.supervision, protocols.Supervision)
 
 

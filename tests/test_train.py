@@ -99,10 +99,23 @@ def test_settings_that_cannot_be_are_refused_before_any_work(tmp_path, tiny_back
     with pytest.raises(SettingError, match="learning_rate"):
         settings({"learning_speed": 1})
     with pytest.raises(SettingError, match="below 1"):
-        settings({"steps": 0})
+        settings({"batch": 0})
     with pytest.raises(SettingError, match="cannot be shared"):
         train(str(captions_file), tmp_path / "run", backbone=tiny_backbone, decoder=DECODER, training={**FAST, "batch": 15, "accumulate": 2})
     assert not (tmp_path / "run").exists()
+
+
+def test_a_decoder_that_cannot_be_built_is_refused_before_the_corpus_is_embedded(tmp_path, tiny_backbone, captions_file):
+    with pytest.raises(SettingError, match="layer"):
+        train(str(captions_file), tmp_path / "run", backbone=tiny_backbone, decoder={"name": "small_transformer", "layer": 2}, training=FAST)
+    with pytest.raises(SettingError, match="target_cosine"):
+        train(str(captions_file), tmp_path / "run", backbone=tiny_backbone, bridges=[{"name": "gaussian_noise", "target_cosine": 7}], training=FAST)
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_small_corpus_gets_fewer_steps():
+    assert Training().settled(2000).steps == 312 and Training().settled(10**6).steps == 3000 and Training(steps=7).settled(2000).steps == 7
+    assert Training().settled(2000).choose_steps == 78
 
 
 def test_the_learning_rate_warms_up_and_falls_to_nothing():
@@ -131,7 +144,7 @@ def test_bfloat16_learns_too(tmp_path, tiny_backbone, captions_file):
 
 
 def _command(captions: Path, output: Path, backbone: dict, *more: str, decoder: dict = DECODER) -> list[str]:
-    training = {**FAST, "steps": 40, "keep": "last"}
+    training = {**FAST, "steps": 40, "keep": "best"}
     sets = [f"backbone={json.dumps(backbone)}", f"bridges={json.dumps(NOISE)}", f"decoder={json.dumps(decoder)}", f"training={json.dumps(training)}"]
     return ["-m", "capdec", "train", str(captions), "--output", str(output), *more, *(word for one in sets for word in ("--set", one))]
 
@@ -177,6 +190,8 @@ def test_two_processes_train_what_one_does(tmp_path, tiny_backbone, captions_fil
     for command in (two, _command(captions_file, tmp_path / "one", tiny_backbone, decoder=still)):
         done = subprocess.run([sys.executable, *command], env=environment, capture_output=True, text=True)
         assert done.returncode == 0, done.stderr[-2000:]
+    identity = json.loads(read_tensors(tmp_path / "two/training/state.safetensors")[1]["identity"])
+    assert identity["processes"] == 2
     one, both = _weights(tmp_path / "one"), _weights(tmp_path / "two")
     for name in one:
         torch.testing.assert_close(one[name], both[name], rtol=1e-3, atol=1e-4)

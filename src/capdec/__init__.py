@@ -13,10 +13,9 @@ if TYPE_CHECKING:
     from capdec.captioner import Captioner
     from capdec.errors import CapdecError
     from capdec.protocols import Caption, Condition, Decoding
-    from capdec.train import train
 
 __version__ = "0.1.0"
-__all__ = ["CapdecError", "Caption", "Captioner", "Condition", "Decoding", "__version__", "train"]
+__all__ = ["CapdecError", "Caption", "Captioner", "Condition", "Decoding", "__version__"]
 
 _HOMES = {
     "Captioner": "capdec.captioner",
@@ -24,7 +23,6 @@ _HOMES = {
     "Caption": "capdec.protocols",
     "Condition": "capdec.protocols",
     "Decoding": "capdec.protocols",
-    "train": "capdec.train",
 }
 
 

@@ -8,20 +8,18 @@ import json
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from capdec.captioner import Captioner
 from capdec.checkpoint import replacing
 from capdec.errors import ImageError
-from capdec.images import open_image
+from capdec.images import LONGEST_SIDE, open_image
 from capdec.protocols import Caption, Decoding
 
 if TYPE_CHECKING:
     from PIL.Image import Image
-
-LONGEST_SIDE = 1024  # pixels; more than any backbone looks at
 
 
 @dataclass(frozen=True)
@@ -48,7 +46,7 @@ def caption_files(
     """A record for each path."""
     with ThreadPoolExecutor(workers) as pool:
         ahead: deque[tuple[str, Future[Image | ImageError]]] = deque()
-        rest = iter(paths)
+        rest, done = iter(paths), 0
         while True:
             for path in itertools.islice(rest, 2 * batch - len(ahead)):
                 ahead.append((path, pool.submit(_open, path)))
@@ -59,7 +57,8 @@ def caption_files(
                 ahead.append((path, pool.submit(_open, path)))
             opened = [(path, future.result()) for path, future in taken]
             images = [image for _, image in opened if not isinstance(image, ImageError)]
-            captions = iter(captioner.caption(images, decoding, batch) if images else [])
+            captions = iter(captioner.caption(images, decoding, batch, start=done))
+            done += len(images)
             for path, image in opened:
                 yield Record(path, error=str(image)) if isinstance(image, ImageError) else Record(path, next(captions))
 
@@ -77,6 +76,9 @@ def write_records(records: Iterable[Record], write: Callable[[str], object] | No
         if write is not None:
             write(record.as_json() + "\n")
         if beside and record.caption is not None and "://" not in record.path:
-            with replacing(Path(record.path).with_suffix(".txt")) as temporary:
-                temporary.write_text(record.caption.text + "\n", encoding="utf-8")
+            try:
+                with replacing(Path(record.path).with_suffix(".txt")) as temporary:
+                    temporary.write_text(record.caption.text + "\n", encoding="utf-8")
+            except OSError as error:
+                record = replace(record, error=f"captioned, but its .txt could not be written: {error}")
         yield record

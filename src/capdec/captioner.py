@@ -6,6 +6,7 @@ weights.safetensors   decoder.* and bridges.N.*
 recipe.toml, README.md, scores.json, as its maker wrote them
 """
 
+import itertools
 import json
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, replace
@@ -22,8 +23,8 @@ from torch import Tensor
 import capdec
 from capdec import parts
 from capdec.checkpoint import load_module, module_tensors, read_tensors, write_json, write_tensors
-from capdec.errors import DataError, MismatchError, MissingExtra
-from capdec.images import open_image
+from capdec.errors import DataError, MismatchError, MissingExtra, SettingError
+from capdec.images import LONGEST_SIDE, open_image, upright
 from capdec.protocols import Backbone, Bridge, Caption, Condition, Decoder, Decoding, Supervision
 
 if TYPE_CHECKING:
@@ -47,14 +48,15 @@ class Captioner:
             total |= bridge.supervision
         return total
 
-    def caption(self, images: "Iterable[Image | str | Path]", decoding: Decoding | None = None, batch: int = 32) -> list[Caption]:
-        """The best caption of each photo (a PIL image, a path or a URL), with the others that `decoding.captions` asks for as its `alternatives`.
+    def caption(self, images: "Iterable[Image | str | Path]", decoding: Decoding | None = None, batch: int = 32, start: int = 0) -> list[Caption]:
+        """The best caption of each photo (a PIL image, a path or a URL), with what else `decoding.captions` asks for as
+        `alternatives`. `start` is the place of the first photo where this call is one of many: random draws belong to a place, whatever the batches.
         Raises ImageError at the first photo that cannot be opened."""
-        opened = [open_image(image, at_most=1024) if isinstance(image, str | Path) else image for image in images]
         found: list[Caption] = []
-        for start in range(0, len(opened), batch):
-            embeddings = self.backbone.encode_image(opened[start : start + batch])
-            found += self._generate(embeddings, decoding or self.decoding, start)
+        rest = iter(images)
+        while taken := list(itertools.islice(rest, batch)):
+            opened = [open_image(image, at_most=LONGEST_SIDE) if isinstance(image, str | Path) else upright(image) for image in taken]
+            found += self._generate(self.backbone.encode_image(opened), decoding or self.decoding, start + len(found))
         return found
 
     def caption_embeddings(
@@ -63,9 +65,10 @@ class Captioner:
         decoding: Decoding | None = None,
         batch: int = 256,
         backbone: str | None = None,
+        start: int = 0,
     ) -> list[Caption]:
         """Captions straight from stored image embeddings, of any length and precision; no photo is needed. `backbone`, where given, is the
-        fingerprint or name of what made them. Raises MismatchError for embeddings of another width or of another backbone."""
+        fingerprint or name of what made them; `start` as in `caption`. Raises MismatchError for embeddings of another width or of another backbone."""
         vectors = torch.as_tensor(embeddings).float()
         if vectors.ndim not in (2, 3) or vectors.shape[-1] != self.backbone.dim:
             raise MismatchError(
@@ -78,12 +81,11 @@ class Captioner:
             bad = (~torch.isfinite(vectors).flatten(1).all(1) | (vectors.norm(dim=-1) == 0).reshape(len(vectors), -1).any(1)).nonzero().flatten()
             raise DataError(f"{len(bad)} of {len(vectors)} embeddings are zero or not finite, the first in row {bad[0].item()}. Leave them out.")
         found: list[Caption] = []
-        for start in range(0, len(vectors), batch):
-            found += self._generate(vectors[start : start + batch], decoding or self.decoding, start)
+        for part in vectors.split(batch) if len(vectors) else ():
+            found += self._generate(part, decoding or self.decoding, start + len(found))
         return found
 
     def _generate(self, embeddings: Tensor, decoding: Decoding, start: int) -> list[Caption]:
-        """`start` is the place of the first one in the whole call: random draws belong to a place, whatever the batches."""
         condition = Condition.of(F.normalize(embeddings, dim=-1).cpu())
         generator = torch.Generator().manual_seed(decoding.seed + start)
         for bridge in self.bridges:
@@ -108,9 +110,10 @@ class Captioner:
         write_json(folder / "config.json", config)
 
     @classmethod
-    def load(cls, name: Path | str = "flickr", device: str = "cpu", backbone: Backbone | None = None) -> "Captioner":
+    def load(cls, name: Path | str = "flickr", device: str = "cpu", backbone: Backbone | None = None, own_parts: bool = False) -> "Captioner":
         """From the name of an embedded captioner, a folder, or a hub id (`owner/name`, `owner/name@revision`). `backbone` replaces the one the
-        configuration names, where its fingerprint agrees.
+        configuration names, where its fingerprint agrees. A configuration may name parts of its maker's own (module:Class), which is code that runs
+        here: they are refused unless `own_parts` says that you trust it.
 
         Raises DataError where there is none, MismatchError where weights or backbone do not fit.
         """
@@ -123,6 +126,10 @@ class Captioner:
             raise DataError(
                 f"{folder} has format_version {config.get('format_version')!r}; this capdec reads {FORMAT}. Is it a captioner, made by this version?"
             )
+        specs = [config["backbone"], config["decoder"], *config["bridges"]]
+        foreign = [_names_of(spec)[0] for spec in specs if ":" in _names_of(spec)[0]]
+        if foreign and not own_parts:
+            raise SettingError(f"{name} runs code of its maker's own: {', '.join(foreign)}. If you trust it: own_parts=True, or --own-parts.")
         backbone = backbone or parts.build("backbones", config["backbone"], device=device)
         if backbone.fingerprint != config["backbone_fingerprint"]:
             raise MismatchError(

@@ -1,5 +1,6 @@
 """The command line. Each command reads its arguments, calls one job and shows the result; torch is imported only inside commands that compute."""
 
+import io
 import os
 import sys
 from collections.abc import Callable
@@ -21,7 +22,7 @@ os.environ.setdefault("TOKENIZERS_PARALLELISM", "true")
 
 
 class _Group(click.Group):
-    """Errors raised on purpose become one line and exit status 2; an interruption is 130."""
+    """Errors raised on purpose become one line and exit status 2."""
 
     def invoke(self, context: click.Context) -> Any:
         try:
@@ -68,18 +69,22 @@ def _decoding_of(default: "Decoding", given: dict[str, Any]) -> "Decoding":
 captioner_option = click.option(
     "--captioner", default="flickr", show_default=True, metavar="NAME|DIR|HUB_ID", help="An embedded captioner, a folder, or a hub id (@revision)."
 )
-device_option = click.option("--device", default="cpu", show_default=True, help="cpu, cuda, cuda:1, mps ...")
+own_parts_option = click.option("--own-parts", is_flag=True, help="Allow a captioner to run parts that its maker wrote: code. Only if you trust it.")
+device_option = click.option("--device", default="cpu", show_default=True, help="cpu, cuda, cuda:1 ...")
 
 
 @main.command()
 @click.argument("paths", nargs=-1, required=True, metavar="PATH...")
 @captioner_option
+@own_parts_option
 @click.option("--output", type=click.Path(dir_okay=False, path_type=Path), help="Write JSON lines to this file.")
 @click.option("--write", "beside", type=click.Choice(["txt"]), help="Also write each caption beside its photo.")
-@click.option("--batch", default=32, show_default=True, help="Photos at a time.")
+@click.option("--batch", type=click.IntRange(min=1), default=32, show_default=True, help="Photos at a time.")
 @device_option
 @_decoding
-def caption(paths: tuple[str, ...], captioner: str, output: Path | None, beside: str | None, batch: int, device: str, **decoding: Any) -> None:
+def caption(
+    paths: tuple[str, ...], captioner: str, output: Path | None, beside: str | None, own_parts: bool, batch: int, device: str, **decoding: Any
+) -> None:
     """Caption photos: files, folders, patterns, URLs, or - for paths on stdin.
 
     On a terminal the captions are shown as they come; into a pipe or a file go JSON lines (path, caption, score, alternatives if asked for). The exit
@@ -89,12 +94,15 @@ def caption(paths: tuple[str, ...], captioner: str, output: Path | None, beside:
     from capdec.captioner import Captioner
     from capdec.images import find_images
 
-    loaded = Captioner.load(captioner, device)
+    loaded = Captioner.load(captioner, device, own_parts=own_parts)
     records = caption_files(loaded, find_images(paths), _decoding_of(loaded.decoding, decoding), batch)
     done = failed = 0
+    for standard in (sys.stdout, sys.stderr):  # a file name that is no text is written with JSON's own escapes
+        if isinstance(standard, io.TextIOWrapper):
+            standard.reconfigure(errors="backslashreplace")
     part = output.with_name(output.name + ".part") if output else None  # under its own name only when it is whole
     on_terminal = output is not None or sys.stdout.isatty()
-    stream = part.open("w", encoding="utf-8", buffering=1) if part else None
+    stream = part.open("w", encoding="utf-8", errors="backslashreplace", buffering=1) if part else None
     write = stream.write if stream else None if on_terminal else partial(print, end="", flush=True)
     try:
         for record in write_records(records, write, beside == "txt"):
@@ -211,13 +219,24 @@ def train(
 @click.argument("captioner")
 @click.option("--dataset", required=True, help="Captioned photos: WebDataset shards, or a JSON file with --images.")
 @click.option("--images", help="The photos' folder, where the dataset is a JSON file.")
+@own_parts_option
+@click.option("--split", help="Of a Karpathy file: val, test ...")
 @click.option("--name", help="Which dataset the shards are (flickr8k, say): tells whether the backbone has seen its pairs.")
 @click.option("--memory", help="Training captions, for the baselines nearest and constant caption.")
 @click.option("--output", type=click.Path(file_okay=False, path_type=Path), help="Write predictions.jsonl and scores.json here.")
 @device_option
 @_decoding
 def evaluate(
-    captioner: str, dataset: str, images: str | None, name: str | None, memory: str | None, output: Path | None, device: str, **decoding: Any
+    captioner: str,
+    dataset: str,
+    images: str | None,
+    own_parts: bool,
+    split: str | None,
+    name: str | None,
+    memory: str | None,
+    output: Path | None,
+    device: str,
+    **decoding: Any,
 ) -> None:
     """Score CAPTIONER on captioned photos, beside its own captions shuffled, the nearest training caption and a constant one."""
     from rich.console import Console
@@ -227,9 +246,9 @@ def evaluate(
     from capdec.corpus import open_dataset, read_pairs
     from capdec.evaluate import evaluate as run
 
-    loaded = Captioner.load(captioner, device)
+    loaded = Captioner.load(captioner, device, own_parts=own_parts)
     texts = read_pairs(open_dataset(memory)).targets if memory else ()
-    settings = {key: value for key, value in (("images", images), ("name", name)) if value}
+    settings = {key: value for key, value in (("images", images), ("split", split), ("name", name)) if value}
     report = run(loaded, open_dataset(dataset, **settings), output, memory=texts, decoding=_decoding_of(loaded.decoding, decoding))
     table = Table(title=f"{report['n']} photos, {report['supervision']}")
     names = list(next(iter(report["scores"].values())))
@@ -249,8 +268,9 @@ def evaluate(
 @click.argument("folder", required=False)
 @click.option("--output", default="out/demo.html", show_default=True, type=click.Path(dir_okay=False, path_type=Path), help="The gallery.")
 @captioner_option
+@own_parts_option
 @device_option
-def demo(folder: str | None, output: Path, captioner: str, device: str) -> None:
+def demo(folder: str | None, output: Path, captioner: str, own_parts: bool, device: str) -> None:
     """Caption the photos of FOLDER, or some that scikit-image ships, and write a gallery to look at."""
     from dataclasses import replace
 
@@ -259,7 +279,7 @@ def demo(folder: str | None, output: Path, captioner: str, device: str) -> None:
     from capdec.demo import ABOUT
     from capdec.demo import demo as run
 
-    loaded = Captioner.load(captioner, device)
+    loaded = Captioner.load(captioner, device, own_parts=own_parts)
     about = ABOUT if captioner in embedded() else f"Captions by {captioner}, a captioner trained from text. Its model card says from which."
     for entry in run(loaded, folder, output, replace(loaded.decoding, captions=3), about):
         _show(Record(entry.name, entry.caption, entry.error))

@@ -128,7 +128,7 @@ class Corpus:
         return {row: others for row, others in found.items() if others}
 
     def split(self, share: float, seed: int) -> tuple[Int[Tensor, "N"], Int[Tensor, "M"]]:
-        """Rows to learn from and rows held out: whole photos where ids are known, and equal texts always on one side."""
+        """Rows to learn from and rows held out: whole photos where ids are known, else equal texts together."""
 
         def held(row: int) -> bool:
             key = self.pairs.image_ids[row] or self.pairs.targets[row]

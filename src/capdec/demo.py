@@ -11,7 +11,7 @@ from pathlib import Path
 from capdec.captioner import Captioner
 from capdec.errors import ImageError, MissingExtra, SettingError
 from capdec.gallery import Entry, write_gallery
-from capdec.images import find_images, open_image
+from capdec.images import LONGEST_SIDE, find_images, open_image
 from capdec.protocols import Decoding
 
 ABOUT = (
@@ -23,7 +23,6 @@ ABOUT = (
 PHOTOS = ("astronaut.png", "camera.png", "chelsea.png", "coffee.png", "motorcycle_left.png", "rocket.jpg")
 """The ordinary photographs among the images inside scikit-image's wheel. Its others would be downloaded."""
 
-LONGEST_SIDE = 1024  # pixels; more than any backbone looks at
 BATCH = 32  # photos at a time
 
 
@@ -53,7 +52,7 @@ def _captioned(captioner: Captioner, photos: dict[str, str], decoding: Decoding)
     for start in range(0, len(names), BATCH):
         opened = [_open(name, photos[name]) for name in names[start : start + BATCH]]
         images = [entry.image for entry in opened if entry.image is not None]
-        captions = iter(captioner.caption(images, replace(decoding, seed=decoding.seed + done)) if images else [])
+        captions = iter(captioner.caption(images, decoding, start=done))
         done += len(images)
         for entry in opened:
             yield entry if entry.image is None else replace(entry, caption=next(captions))

@@ -49,24 +49,25 @@ def evaluate(
     references: dict[str, Sequence[str]] = {}
     embeddings: list[torch.Tensor] = []
     said: list[Caption] = []
+    for name in metrics:
+        parts.build("metrics", name).score({"0": "a man"}, {"0": ["a man"]})  # what it lacks (Java, say) is known before the work is done
     examples = list(dataset)
     for example in examples:
         if example.open_image is None or example.image_id is None or not example.captions:
             raise DataError(
                 f"evaluation needs photos with ids and references, and {example.image_id or 'an example'} lacks one. Name the photos' folder."
             )
+        ids.append(example.image_id)
+        references[example.image_id] = list(example.captions)
+    if len(references) != len(ids):
+        raise DataError(f"{len(ids) - len(references)} photos share an image_id with another: ids must be unique.")
     with Progress("captioning", len(examples)) as progress:
         for start in range(0, len(examples), batch):
             images = [example.open_image() for example in examples[start : start + batch] if example.open_image is not None]
             found = captioner.backbone.encode_image(images)
             embeddings.append(found.cpu())
-            said += captioner.caption_embeddings(found.cpu(), decoding, batch)
+            said += captioner.caption_embeddings(found.cpu(), decoding, batch, start=start)
             progress.update(min(start + batch, len(examples)))
-    for example in examples:
-        ids.append(str(example.image_id))
-        references[str(example.image_id)] = list(example.captions)
-    if len(references) != len(ids):
-        raise DataError(f"{len(ids) - len(references)} photos share an image_id with another: ids must be unique.")
     vectors = torch.cat(embeddings)
 
     order = torch.randperm(len(ids), generator=torch.Generator().manual_seed(seed)).tolist()
@@ -89,10 +90,11 @@ def evaluate(
     supervision = captioner.supervision
     if dataset.name in captioner.backbone.trained_on_pairs:
         supervision |= Supervision.BACKBONE_PAIRS
+    unknown = "" if dataset.name or not captioner.backbone.trained_on_pairs else " (whether the backbone saw its pairs is unknown: name the dataset)"
     texts = [caption for example in examples for caption in example.captions]
     owners = torch.tensor([place for place, example in enumerate(examples) for _ in example.captions])
     report = {
-        "n": len(ids), "dataset": dataset.name, "scores": scores, "supervision": supervision.words(),
+        "n": len(ids), "dataset": dataset.name, "scores": scores, "supervision": supervision.words() + unknown,
         "backbone": captioner.backbone.fingerprint, "backbone_recall": recall(vectors, captioner.backbone.encode_text(texts).cpu(), owners),
         "decoding": asdict(decoding or captioner.decoding), "seed": seed, "seconds": round(time.monotonic() - started, 1),
     }  # fmt: skip

@@ -21,6 +21,9 @@ from PIL import Image, UnidentifiedImageError
 from capdec.errors import ImageError
 
 FORMATS = ("JPEG", "MPO", "PNG", "WEBP", "GIF", "BMP", "DIB", "TIFF", "PPM", "JPEG2000", "AVIF", "HEIF", "ICO")  # HEIF: where a plugin is
+LONGEST_SIDE = 1024
+"""Pixels; more than any backbone looks at."""
+
 SUFFIXES = (
     *(".jpg", ".jpeg", ".jpe", ".jfif", ".mpo", ".png", ".apng", ".webp", ".gif", ".bmp", ".dib", ".tif", ".tiff"),
     *(".ppm", ".pgm", ".pbm", ".pnm", ".jp2", ".avif", ".heic", ".heif", ".ico"),
@@ -96,13 +99,19 @@ def _decode(file: io.BufferedReader | io.BytesIO, name: str, max_pixels: int, at
         if image.width * image.height > max_pixels:
             raise ImageError(f"{name} has {width} x {height} pixels, and at most {max_pixels:,} are allowed. Shrink it first, or raise max_pixels.")
         image.load()
-        upright = None
-        with suppress(Exception):  # a broken EXIF block is no reason to refuse a photo
-            upright = UPRIGHT.get(image.getexif().get(0x0112, 1))
-        photo = _to_rgb(image)
+        photo = upright(image)
     if at_most is not None:
         photo.thumbnail((at_most, at_most), Image.Resampling.BICUBIC, reducing_gap=3.0)
-    photo = photo.transpose(upright) if upright is not None else photo
+    return photo
+
+
+def upright(image: Image.Image) -> Image.Image:
+    """An opened image as it is meant to be seen: 8-bit RGB, turned as its EXIF orientation says, on white where it is transparent."""
+    turn = None
+    with suppress(Exception):  # a broken EXIF block is no reason to refuse a photo
+        turn = UPRIGHT.get(image.getexif().get(0x0112, 1))
+    photo = _to_rgb(image)
+    photo = photo.transpose(turn) if turn is not None else photo
     photo.info = {}  # else the orientation would be found, and undone, again
     return photo
 

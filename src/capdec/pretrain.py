@@ -65,11 +65,13 @@ def pretrain(
     dtype: str = "float32",
     compile: bool = False,
     init: str | None = None,
+    cache: str | None = None,
     minutes_between_checkpoints: float = 3.0,
 ) -> dict[str, float]:
     """Returns the calibration photos' recall. `photos` and `calibration` are WebDataset shards (`KEY.jpg`, optionally `KEY.json` with `captions`);
     `texts` are JSONL files of `{"image_id", "captions"}`; `teacher` names a class as `file.py:Class` or `package.module:Class` whose instance maps
-    Float["B 3 224 224"] in [-1, 1] to a dict with `grid`: Float["B C h w"], 0 <= grid <= 6."""
+    Float["B 3 224 224"] in [-1, 1] to a dict with `grid`: Float["B C h w"], 0 <= grid <= 6. `cache` keeps the photos' pixels and
+    features (default: in `output`), for further runs to share."""
     folder = Path(output)
     siblings = [captions for captions in read_caption_groups(texts) if len(captions) > 1]
     tokenizer = train_bpe((caption.lower() for captions in siblings for caption in captions), vocabulary, ["<pad>"])
@@ -78,7 +80,7 @@ def pretrain(
     model = DualEncoder(**architecture)
     if init:
         load_module(model, read_tensors(init)[0], init)
-    pixels, grids, captions = cache_photos(photos, teacher, folder / "work", device)
+    pixels, grids, captions = cache_photos(photos, teacher, Path(cache or folder / "work"), device)
     student = Student(model, grids).to(device)
     if compile:
         model.image.compile(dynamic=False)
@@ -287,13 +289,14 @@ def epoch_rows(count: int, batch: int, step: int, seed: int) -> Tensor:
 def read_shard(shard: str) -> Iterator[tuple[str, Image.Image, list[str]]]:
     """Key, photo and captions (perhaps none) of each example of a WebDataset shard whose members of one key stand together."""
     with tarfile.open(shard) as archive:
-        key, image, captions = "", None, []
+        key, image = "", None
+        captions: list[str] = []
         for member in archive:
             name, _, suffix = member.name.rpartition(".")
-            if name != key and image is not None:
-                yield key, image, captions
-                image, captions = None, []
-            key = name
+            if name != key:
+                if image is not None:
+                    yield key, image, captions
+                key, image, captions = name, None, []
             data = archive.extractfile(member)
             if data is None:
                 continue

@@ -35,9 +35,10 @@ Spec = str | dict[str, Any]
 
 @dataclass(frozen=True)
 class Training:
-    """The settings of one run of the optimiser. `batch` is captions a step, over all processes and accumulation; `warmup` is in steps."""
+    """The settings of one run of the optimiser. `batch` is captions a step, over all processes and accumulation; `warmup` is in steps;
+    `steps = 0` is twenty rounds of the corpus and at most 3000; `keep="best"` is by held-out siblings, or by held-out captions."""
 
-    steps: int = 3000
+    steps: int = 0
     batch: int = 128
     accumulate: int = 1
     learning_rate: float = 1e-3
@@ -52,17 +53,22 @@ class Training:
     evaluate_every: int = 250
     keep: Literal["best", "last"] = "best"
     choose_cosines: tuple[float, ...] = (0.9, 0.8, 0.7, 0.6, 0.5, 0.4, 0.3)
-    choose_steps: int = 400
+    choose_steps: int = 0
 
     def __post_init__(self) -> None:
-        for name in ("steps", "batch", "accumulate", "evaluate_every", "choose_steps"):
-            if getattr(self, name) < 1:
-                raise SettingError(f"training.{name} = {getattr(self, name)} is below 1.")
+        for name, least in (("steps", 0), ("choose_steps", 0), ("batch", 1), ("accumulate", 1), ("evaluate_every", 1)):
+            if getattr(self, name) < least:
+                raise SettingError(f"training.{name} = {getattr(self, name)} is below {least}.")
         if self.schedule not in ("cosine", "linear", "constant") or self.dtype not in ("float32", "bfloat16") or self.keep not in ("best", "last"):
             came = f"{self.schedule}, {self.dtype}, {self.keep} came"
             raise SettingError(f"schedule is cosine, linear or constant, dtype float32 or bfloat16, keep best or last; {came}.")
         if not 0 <= self.held_out < 1:
             raise SettingError(f"training.held_out = {self.held_out} is a share of the photos, from 0 up to 1.")
+
+    def settled(self, captions: int) -> "Training":
+        """With the steps that a corpus of so many captions gets where none were asked for."""
+        steps = self.steps or max(1, min(3000, 20 * captions // self.batch))
+        return replace(self, steps=steps, warmup=min(self.warmup, steps // 4), choose_steps=self.choose_steps or max(1, min(400, steps // 4)))
 
     def rate(self, step: int) -> float:
         """Learning rate of a step, counted from 0: linear warm-up, then the schedule down to 0."""
@@ -106,7 +112,11 @@ def train(
     plan = settings(training or {})
     worker = _Worker(device, plan)
     backbone_part: Backbone = parts.build("backbones", backbone, device=worker.device)
+    parts.build("decoders", decoder, dim=backbone_part.dim)  # what cannot be built is known before the corpus is embedded
+    for spec in _with_noise(bridges, backbone_part.target_cosine):
+        parts.build("bridges", spec, dim=backbone_part.dim)
     pairs = read_pairs(open_dataset(captions), open_dataset(sources) if sources is not None else None)
+    plan = plan.settled(len(pairs))
     given = {"captions": captions, "sources": sources, "backbone": backbone, "bridges": list(bridges), "decoder": decoder, "training": plan.__dict__}
     identity = {"recipe": given, "text": pairs.fingerprint, "backbone": backbone_part.fingerprint, "processes": worker.processes}
 
@@ -123,7 +133,7 @@ def train(
         bridge.fit(corpus)
     model = _optimise(folder / "training", data, built, decoder, backbone_part.dim, plan, identity, worker, minutes_between_checkpoints)
 
-    captioner = Captioner(backbone_part, built, model, {"backbone": backbone, "bridges": resolved, "decoder": decoder})
+    captioner = Captioner(backbone_part, built, model, {"backbone": _located(backbone, backbone_part), "bridges": resolved, "decoder": decoder})
     if worker.is_first:
         report = {
             "captions": len(corpus), "learned_from": len(learn), "held_out": len(held), "noise": choice, "recipe": {**given, "bridges": resolved},
@@ -147,7 +157,12 @@ class _Worker:
             from accelerate import Accelerator
         except ImportError as error:
             raise MissingExtra("accelerate", "train", "training") from error
-        self.accelerator = Accelerator(cpu=device == "cpu")
+        asked = torch.device(device)
+        if asked.type == "cuda" and asked.index is not None and torch.cuda.is_available():
+            torch.cuda.set_device(asked)
+        self.accelerator = Accelerator(cpu=asked.type == "cpu")
+        if self.accelerator.device.type != asked.type:
+            raise SettingError(f"device {device!r} was asked for, but training would run on {self.accelerator.device}. Is it there?")
         self.processes, self.rank, self.is_first = self.accelerator.num_processes, self.accelerator.process_index, self.accelerator.is_main_process
         self.device = str(self.accelerator.device)
         if plan.batch % (plan.accumulate * self.processes):
@@ -226,7 +241,7 @@ class _Data:
                 for bridge in bridges:
                     condition = bridge.from_image(condition, torch.Generator().manual_seed(0))
                 log_prob = model.log_prob(condition, self.corpus.targets(wanted))
-                total += log_prob.total.double().sum().item()
+                total += log_prob.total.sum().item()
                 tokens += log_prob.tokens.sum().item()
             if tokens:
                 result[name] = round(total / tokens, 4)
@@ -239,21 +254,15 @@ def _resolve_noise(
 ) -> tuple[list[dict[str, Any]], dict[str, Any]]:
     """The bridges with every "auto" replaced. For each candidate a short run; the one that gives a held-out caption's sibling the highest
     log-probability, told the caption's clean embedding, wins. Only text is used."""
-    tables: list[dict[str, Any]] = [{"name": spec} if isinstance(spec, str) else dict(spec) for spec in bridges]
-    open_ones = [table for table in tables if table.get("target_cosine") == AUTO]
-    if not open_ones:
-        return tables, {"how": "given"}
+    if _with_noise(bridges, 0.5) == _with_noise(bridges, 0.6):
+        return _with_noise(bridges, 0.5), {"how": "given"}
     if not len(data.siblings):
-        for table in open_ones:
-            table["target_cosine"] = backbone.target_cosine
-        return tables, {"how": "the backbone's default, since no held-out photo has two captions", "target_cosine": backbone.target_cosine}
-    few = plan.choose_steps
-    short = replace(plan, steps=few, warmup=min(plan.warmup, few // 4), evaluate_every=few)
+        why = "the backbone's default, since no held-out photo has two captions"
+        return _with_noise(bridges, backbone.target_cosine), {"how": why, "target_cosine": backbone.target_cosine}
+    short = replace(plan, steps=plan.choose_steps, warmup=min(plan.warmup, plan.choose_steps // 4), evaluate_every=plan.choose_steps)
     scores: dict[float, dict[str, float]] = {}
     for cosine in plan.choose_cosines:
-        for table in open_ones:
-            table["target_cosine"] = cosine
-        built = [parts.build("bridges", table, dim=backbone.dim) for table in tables]
+        built = [parts.build("bridges", table, dim=backbone.dim) for table in _with_noise(bridges, cosine)]
         for bridge in built:
             bridge.fit(data.corpus)
         name = f"choosing noise: target cosine {cosine}"
@@ -262,9 +271,23 @@ def _resolve_noise(
         )
         scores[cosine] = data.evaluate(model, built, short)
     best = max(scores, key=lambda cosine: scores[cosine]["sibling"])
-    for table in open_ones:
-        table["target_cosine"] = best
-    return tables, {"how": "held-out siblings' log-probability, text alone", "target_cosine": best, "steps": short.steps, "candidates": scores}
+    how = "held-out siblings' log-probability, text alone"
+    return _with_noise(bridges, best), {"how": how, "target_cosine": best, "steps": short.steps, "candidates": scores}
+
+
+def _with_noise(bridges: Sequence[Spec], cosine: float) -> list[dict[str, Any]]:
+    """The bridges' tables, with this target cosine where they leave it open."""
+    tables = [{"name": spec} if isinstance(spec, str) else dict(spec) for spec in bridges]
+    return [{**table, "target_cosine": cosine} if table.get("target_cosine") == AUTO else table for table in tables]
+
+
+def _located(spec: Spec, backbone: Backbone) -> Spec:
+    """The backbone's table with what finds the same one again from anywhere: the hub's commit, a folder's whole path."""
+    if isinstance(spec, str):
+        return spec
+    local = {key: str(Path(value).resolve()) for key, value in spec.items() if key in ("folder", "model") and Path(str(value)).is_dir()}
+    revision = getattr(backbone, "revision", None)
+    return {**spec, **local, **({"revision": revision} if revision else {})}
 
 
 def _optimise(
@@ -296,7 +319,7 @@ def _optimise(
     worker.wait()
     if worker.is_first:
         record.forget_after(step)
-    best = max((line["held_out"]["sibling"] for line in record.lines if "sibling" in line.get("held_out", {})), default=-math.inf)
+    best = max((_goodness(line["held_out"]) for line in record.lines if "held_out" in line), default=-math.inf)
 
     wrapped, optimizer = worker.accelerator.prepare(decoder, optimizer)
     decoder.train()
@@ -305,33 +328,32 @@ def _optimise(
         next(batches)
     saved = time.monotonic()
     with Progress(name, plan.steps, worker.is_first, start=step) as progress:
-        try:
-            while step < plan.steps:
-                for group in optimizer.param_groups:
-                    group["lr"] = plan.rate(step)
-                loss = _step(wrapped, optimizer, next(batches), step, data, bridges, plan, worker)
-                step += 1
-                progress.update(step, f"loss {loss:.3f}")
-                line: dict[str, Any] = {"step": step, "loss": round(loss, 5), "learning_rate": plan.rate(step - 1), "time": round(time.time(), 2)}
-                evaluated = step % plan.evaluate_every == 0 or step == plan.steps
-                if worker.is_first and evaluated:
-                    line["held_out"] = data.evaluate(decoder, bridges, plan)
-                    if line["held_out"].get("sibling", -math.inf) > best:
-                        best = line["held_out"]["sibling"]
-                        write_tensors(best_file, module_tensors(decoder))
-                if worker.is_first:
-                    record.add(line)
-                    if evaluated or time.monotonic() - saved > 60 * minutes:
-                        save_state(state, decoder, optimizer, step, identity)
-                        saved = time.monotonic()
-        except KeyboardInterrupt:
+        while step < plan.steps:
+            for group in optimizer.param_groups:
+                group["lr"] = plan.rate(step)
+            loss = _step(wrapped, optimizer, next(batches), step, data, bridges, plan, worker)
+            step += 1
+            progress.update(step, f"loss {loss:.3f}")
+            line: dict[str, Any] = {"step": step, "loss": round(loss, 5), "learning_rate": plan.rate(step - 1), "time": round(time.time(), 2)}
+            evaluated = step % plan.evaluate_every == 0 or step == plan.steps
+            if worker.is_first and evaluated:
+                line["held_out"] = data.evaluate(decoder, bridges, plan)
+                if _goodness(line["held_out"]) > best:
+                    best = _goodness(line["held_out"])
+                    write_tensors(best_file, module_tensors(decoder))
             if worker.is_first:
-                save_state(state, decoder, optimizer, step, identity)
-            raise
+                record.add(line)
+                if evaluated or time.monotonic() - saved > 60 * minutes:
+                    save_state(state, decoder, optimizer, step, identity)
+                    saved = time.monotonic()
     worker.wait()
     if plan.keep == "best" and best_file.is_file():
         load_module(decoder, read_tensors(best_file)[0], best_file)
     return decoder.eval()
+
+
+def _goodness(held_out: dict[str, float]) -> float:
+    return held_out.get("sibling", held_out.get("own", -math.inf))
 
 
 def _step(wrapped: Any, optimizer: Any, rows: Tensor, step: int, data: _Data, bridges: Sequence[Bridge], plan: Training, worker: _Worker) -> float:
@@ -354,7 +376,7 @@ def _step(wrapped: Any, optimizer: Any, rows: Tensor, step: int, data: _Data, br
             worker.accelerator.backward(-log_prob.total.sum())
         total += log_prob.total.detach().sum().item()
         tokens += log_prob.tokens.sum().item()
-    sums = worker.accelerator.reduce(torch.tensor([total, tokens], device=worker.device, dtype=torch.float64), "sum").tolist()
+    sums = worker.accelerator.reduce(torch.tensor([total, tokens], device=worker.device), "sum").tolist()
     for group in optimizer.param_groups:
         for parameter in group["params"]:
             if parameter.grad is not None:
@@ -370,7 +392,7 @@ class _Record:
     def __init__(self, path: Path):
         self.path = path
         text = path.read_text(encoding="utf-8") if path.is_file() else ""
-        self.lines = [json.loads(line) for line in text.splitlines() if line.endswith("}")]  # a kill may leave half a line
+        self.lines = [json.loads(line) for line in text.split("\n")[:-1]]  # a kill may leave half a line, without its end
 
     def forget_after(self, step: int) -> None:
         """What the run to be continued had written beyond its last checkpoint will be written again."""

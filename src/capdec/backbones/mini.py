@@ -109,7 +109,8 @@ class DualEncoder(nn.Module):
         self.image = ImageTower(widths, blocks, features)
         self.project = nn.Linear(features, dim)
         self.text = TextTower(vocabulary, text_width, text_layers, dim)
-        self.log_scale = nn.Parameter(torch.tensor(2.7))  # of the contrastive loss: exp(2.7) = 1 / 0.067
+        self.register_buffer("log_scale", torch.tensor(2.7))  # of the contrastive losses, fixed: exp(2.7) = 1 / 0.067
+        self.log_scale: Tensor
 
     def image_embeddings(self, images: Tensor) -> Tensor:
         """Float["B 3 S S"] -> Float["B D"], not normalised."""
@@ -133,7 +134,7 @@ class Mini:
     def __init__(self, folder: str | None = None, device: str = "cpu", batch: int = 64):
         root = Path(folder) if folder else Path(str(resources.files("capdec") / "embedded" / "mini"))
         if not (root / "mini.safetensors").is_file():
-            raise DataError(f"no mini backbone in {root}: it holds no mini.safetensors. Train one with: capdec pretrain --output {root}")
+            raise DataError(f"no mini backbone in {root}: it holds no mini.safetensors. `capdec pretrain` makes such a folder.")
         about = json.loads((root / "mini.json").read_text(encoding="utf-8"))
         self.tokenizer = Tokenizer.from_file(str(root / "mini_tokenizer.json"))
         self.model = DualEncoder(**about["architecture"]).eval().to(device)

@@ -53,12 +53,12 @@ class SmallTransformer(nn.Module):
     def __init__(
         self,
         dim: int,
-        layers: int = 4,
-        width: int = 384,
-        heads: int = 6,
+        layers: int = 3,
+        width: int = 256,
+        heads: int = 4,
         mapper: Literal["linear", "mlp", "transformer"] = "mlp",
         prefix: int = 4,
-        vocabulary: int = 6000,
+        vocabulary: int = 4000,
         max_tokens: int = 64,
         dropout: float = 0.1,
     ):
