@@ -68,7 +68,8 @@ class Captioner:
         start: int = 0,
     ) -> list[Caption]:
         """Captions straight from stored image embeddings, of any length and precision; no photo is needed. `backbone`, where given, is the
-        fingerprint or name of what made them; `start` as in `caption`. Raises MismatchError for embeddings of another width or of another backbone."""
+        fingerprint or name of what made them; `start` as in `caption`. Raises MismatchError for embeddings of another
+        width or backbone."""
         vectors = torch.as_tensor(embeddings).float()
         if vectors.ndim not in (2, 3) or vectors.shape[-1] != self.backbone.dim:
             raise MismatchError(
