@@ -140,7 +140,7 @@ class Mini:
         self.model = DualEncoder(**about["architecture"]).eval().to(device)
         load_module(self.model, read_tensors(root / "mini.safetensors")[0], root)
         self.device, self.batch, self.truncated = device, batch, 0
-        self.dim: int = about["architecture"]["dim"]
+        self.dim = self.model.project.out_features
         self.trained_on_pairs = frozenset(about["trained_on_pairs"])
         digest = hashlib.sha256((root / "mini.safetensors").read_bytes() + (root / "mini_tokenizer.json").read_bytes())
         self.fingerprint = f"mini-{digest.hexdigest()[:16]}"
