@@ -1,0 +1,31 @@
+import re
+import shlex
+from pathlib import Path
+
+import pytest
+
+from capdec import parts
+from capdec.cli import _part, main
+
+ROOT = Path(__file__).parent.parent
+COMMANDS = re.findall(r"^(?:\S*/|torchrun.*-m )?capdec ((?:train|caption|evaluate|demo|models|pretrain).*)$", (ROOT / "README.md").read_text(), re.MULTILINE)
+
+
+@pytest.mark.parametrize("line", COMMANDS)
+def test_every_command_of_the_readme_is_one_that_the_command_line_takes(line):
+    name, *words = shlex.split(line, comments=True)
+    given = main.commands[name].make_context(name, words).params
+    for kind in ("backbones", "decoders"):
+        if text := given.get(kind.removesuffix("s")):
+            spec = _part(kind, text)
+            assert (spec if isinstance(spec, str) else spec["name"]) in parts.names(kind)
+
+
+def test_the_readme_names_commands_and_files_that_are_there():
+    assert len(COMMANDS) >= 6
+    text = (ROOT / "README.md").read_text()
+    targets = re.findall(r"\]\(([^)h#][^)]*)\)", text)
+    assert targets and all((ROOT / target).exists() for target in targets)
+    makefile = (ROOT / "Makefile").read_text()
+    assert all(re.search(rf"^{target}:", makefile, re.MULTILINE) for target in re.findall(r"^make (\w+)", text, re.MULTILINE))
+    assert "@" not in re.sub(r"@(revision|v\d)", "", re.sub(r"```.*?```", "", text, flags=re.DOTALL)), "no placeholder is left"
