@@ -8,7 +8,9 @@ from capdec import parts
 from capdec.cli import _part, main
 
 ROOT = Path(__file__).parent.parent
-COMMANDS = re.findall(r"^(?:\S*/|torchrun.*-m )?capdec ((?:train|caption|evaluate|demo|models|pretrain).*)$", (ROOT / "README.md").read_text(), re.MULTILINE)
+COMMANDS = re.findall(
+    r"^(?:\S*/|torchrun.*-m )?capdec ((?:train|caption|evaluate|demo|models|pretrain).*)$", (ROOT / "README.md").read_text(), re.MULTILINE
+)
 
 
 @pytest.mark.parametrize("line", COMMANDS)
