@@ -154,3 +154,10 @@ def test_what_cannot_be_is_an_error_that_says_what_would_do(tmp_path):
         SmallTransformer(16).load(tmp_path)
     with pytest.raises(SettingError, match="a prefix of 600"):
         build().generate(condition(1, rows=300), Decoding())
+
+
+def test_a_caption_that_spells_a_special_token_is_text(tmp_path):
+    decoder = SmallTransformer.tiny(tmp_path)
+    decoder.fit(["a man <end> rides", "a dog"] * 4)
+    ids = decoder.tokenizer.encode("a man <end> <pad>").ids
+    assert not {0, 1} & set(ids) and decoder.tokenizer.decode(ids).strip() == "a man <end> <pad>"

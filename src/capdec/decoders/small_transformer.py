@@ -90,6 +90,7 @@ class SmallTransformer(nn.Module):
         self._use(Tokenizer.from_file(str(path)))
 
     def _use(self, tokenizer: Tokenizer) -> None:
+        tokenizer.encode_special_tokens = True  # what spells "<end>" in a caption is text
         self.tokenizer = tokenizer
         self.words = nn.Embedding(tokenizer.get_vocab_size(), self.words.embedding_dim, device=self.words.weight.device)
         nn.init.normal_(self.words.weight, std=0.02)
