@@ -35,7 +35,10 @@ def test_random_captions_do_not_depend_on_the_batch(tmp_path, tiny_captioner):
     paths = _folder(tmp_path)
     nucleus = Decoding("nucleus", max_tokens=6, seed=4)
     whole = list(caption_files(tiny_captioner, paths, nucleus, batch=32))
-    assert all(list(caption_files(tiny_captioner, paths, nucleus, batch)) == whole for batch in (1, 2, 3))
+    for batch in (1, 2, 3):
+        for one, other in zip(caption_files(tiny_captioner, paths, nucleus, batch), whole, strict=True):
+            assert (one.path, one.error, one.caption and one.caption.tokens) == (other.path, other.error, other.caption and other.caption.tokens)
+            assert one.caption is None or abs(one.caption.score - other.caption.score) < 1e-5  # matrix products of other sizes round otherwise
     assert len({record.caption.tokens for record in whole if record.caption}) > 1
 
 

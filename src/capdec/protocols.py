@@ -131,6 +131,8 @@ class Example:
     open_image: "Callable[[], Image] | None" = None
     sources: tuple[str, ...] | None = None
     """What is embedded for each caption, as many as there are captions: a factual source for a romantic target. None: each caption is its own."""
+    group: str | None = None
+    """A part of the benchmark that is scored on its own too: NoCaps' "in-domain", "near-domain", "out-domain"."""
 
 
 @runtime_checkable
@@ -200,10 +202,11 @@ class Decoder(Protocol):
 @runtime_checkable
 class Dataset(Protocol):
     """Examples from a file or folder. `suffixes` are the endings by which `capdec train FILE` recognises it; `name` is the dataset's, for the
-    supervision flags, or None."""
+    supervision flags, or None ("flickr30k+flickr8k" where it is of several); `split` is train, val, test ... or None where that is not known."""
 
     suffixes: tuple[str, ...]
     name: str | None
+    split: str | None
 
     @classmethod
     def recognises(cls, path: str) -> bool: ...

@@ -22,6 +22,7 @@ class CocoJSON:
 
     suffixes: tuple[str, ...] = (".json",)
     name: str | None = None
+    split: str | None = None
 
     def __init__(self, path: str | Path, images: str | Path | None = None):
         self.path = Path(path)

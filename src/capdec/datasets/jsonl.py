@@ -20,6 +20,7 @@ class JSONL:
 
     suffixes: tuple[str, ...] = (".jsonl", ".ndjson")
     name: str | None = None
+    split: str | None = None
 
     def __init__(self, path: str | Path):
         self.path = Path(path)

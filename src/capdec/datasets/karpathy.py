@@ -29,6 +29,7 @@ class Karpathy:
     def __init__(self, path: str | Path, split: str = "train", images: str | Path | None = None):
         if split not in SPLITS:
             raise SettingError(f"split is one of {', '.join(SPLITS)} (train includes restval), not {split!r}.")
+        self.split: str | None = split
         self.path = Path(path)
         self.images = None if images is None else Path(images)
         self.splits: tuple[str, ...] = ("train", "restval") if split == "train" else (split,)

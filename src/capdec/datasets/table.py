@@ -23,6 +23,7 @@ class Table:
 
     suffixes: tuple[str, ...] = (".csv", ".tsv", ".parquet")
     name: str | None = None
+    split: str | None = None
 
     def __init__(self, path: str | Path, column: str | None = None, delimiter: str | None = None):
         if delimiter is not None and len(delimiter) != 1:

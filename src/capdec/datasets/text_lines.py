@@ -12,6 +12,7 @@ class TextLines:
 
     suffixes: tuple[str, ...] = (".txt",)
     name: str | None = None
+    split: str | None = None
 
     def __init__(self, path: str | Path):
         self.path = Path(path)

@@ -26,6 +26,7 @@ class WebDataset:
     that a score can tell whether the backbone has seen its pairs. Raises DataError, naming the shard."""
 
     suffixes: tuple[str, ...] = (".tar",)
+    split: str | None = None
 
     def __init__(self, path: str | Path | Sequence[str | Path], name: str | None = None):
         self.name = name
