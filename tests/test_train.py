@@ -3,11 +3,14 @@ import os
 import signal
 import subprocess
 import sys
+import tarfile
 import time
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 from capdec import recipe
 from capdec.backbones.mini import Mini
@@ -195,3 +198,89 @@ def test_two_processes_train_what_one_does(tmp_path, tiny_backbone, captions_fil
     one, both = _weights(tmp_path / "one"), _weights(tmp_path / "two")
     for name in one:
         torch.testing.assert_close(one[name], both[name], rtol=1e-3, atol=1e-4)
+
+
+def test_captions_told_from_siblings_are_never_told_from_themselves(tmp_path, tiny_backbone, captions_file, monkeypatch):
+    from capdec import train as job
+
+    seen = []
+    told_from = job._Data.told_from
+
+    def spy(self, rows, generator):
+        sources = told_from(self, rows, generator)
+        seen.append((rows, sources, self))
+        return sources
+
+    monkeypatch.setattr(job._Data, "told_from", spy)
+    train(str(captions_file), tmp_path / "run", sources="siblings", backbone=tiny_backbone, bridges=NOISE, decoder=DECODER, training=FAST)
+    texts, ids = seen[0][2].corpus.pairs.targets, seen[0][2].corpus.pairs.image_ids
+    for rows, sources, _ in seen:
+        assert all(ids[row] == ids[source] and texts[row] != texts[source] for row, source in zip(rows.tolist(), sources.tolist(), strict=True))
+    assert len({tuple(sources.tolist()) for _, sources, _ in seen}) == len(seen)
+    (tmp_path / "plain.txt").write_text("\n".join(f"a man sees {n} dogs" for n in range(60)))
+    with pytest.raises(SettingError, match="several captions"):
+        train(str(tmp_path / "plain.txt"), tmp_path / "no", sources="siblings", backbone=tiny_backbone, bridges=NOISE, decoder=DECODER, training=FAST)
+
+
+@pytest.fixture
+def photos(tmp_path):
+    """Photos of half of captions_file's ids, one of them broken."""
+    folder = tmp_path / "photos"
+    folder.mkdir()
+    for n in range(40):
+        Image.new("RGB", (16, 12), (6 * n, 120, 250 - 6 * n)).save(folder / f"{n:03d}.png")
+        (folder / f"{n:03d}.json").write_text(json.dumps({"image_id": f"photo-{n}", "captions": ["a photo"]}))
+    (folder / "007.png").write_bytes(b"\x89PNG and no more")
+    with tarfile.open(tmp_path / "photos.tar", "w") as tar:
+        for path in sorted(folder.iterdir()):
+            tar.add(path, arcname=path.name)
+    return str(tmp_path / "photos.tar")
+
+
+def test_the_paired_upper_bound_is_told_from_photos_and_says_so(tmp_path, tiny_backbone, captions_file, photos):
+    with pytest.warns(UserWarning, match="1 of 40 photos"):
+        captioner = train(
+            str(captions_file), tmp_path / "run", paired_photos=photos, backbone=tiny_backbone, decoder=DECODER, bridges=[], training=FAST
+        )
+    report = json.loads((tmp_path / "run/scores.json").read_text())
+    assert report["captions"] == 39 * 3
+    assert captioner.supervision.words() == "text + pairs" == Captioner.load(tmp_path / "run").supervision.words()
+    corpus_rows = np.load(tmp_path / "run/embeddings/paired_photos/00000.npy")
+    from capdec import parts
+
+    blue = parts.build("backbones", tiny_backbone).encode_image([Image.new("RGB", (16, 12), (0, 120, 250))])
+    np.testing.assert_allclose(corpus_rows[0], blue[0].numpy(), atol=1e-4)
+
+
+def test_the_modality_offset_is_learned_from_unpaired_photos_and_says_so(tmp_path, tiny_backbone, captions_file, photos):
+    offset = [{"name": "gaussian_noise", "std": 0.1, "modality_offset": True}]
+    with pytest.warns(UserWarning, match="could not be opened"):
+        captioner = train(
+            str(captions_file), tmp_path / "run", unpaired_photos=photos, backbone=tiny_backbone, bridges=offset, decoder=DECODER, training=FAST
+        )
+    rows = torch.from_numpy(np.load(tmp_path / "run/embeddings/unpaired_photos/00000.npy"))
+    texts = torch.from_numpy(np.load(tmp_path / "run/embeddings/00000.npy"))
+    expected = rows[rows.norm(dim=1) > 0].mean(0) - texts.mean(0)
+    torch.testing.assert_close(captioner.bridges[0].offset, expected, rtol=1e-4, atol=1e-5)
+    again = Captioner.load(tmp_path / "run")
+    assert again.supervision.words() == "text + unpaired image statistics"
+    torch.testing.assert_close(again.bridges[0].offset, expected, rtol=1e-4, atol=1e-5)
+    with pytest.raises(SettingError, match="unpaired_photos"):
+        train(str(captions_file), tmp_path / "none", backbone=tiny_backbone, bridges=offset, decoder=DECODER, training=FAST)
+
+
+def test_settings_chosen_on_pairs_are_kept_with_the_captioner(tmp_path, tiny_backbone, captions_file):
+    captioner = train(
+        str(captions_file), tmp_path / "run", backbone=tiny_backbone, bridges=NOISE, decoder=DECODER, training=FAST, chosen={"pairs": True}
+    )
+    assert captioner.supervision.words() == "text + settings chosen on pairs" == Captioner.load(tmp_path / "run").supervision.words()
+
+
+def test_a_smaller_corpus_is_whole_photos_of_a_larger_one(captions_file):
+    from capdec.corpus import open_dataset, read_pairs
+
+    pairs = read_pairs(open_dataset(str(captions_file)))
+    few, more = pairs.at_most(30, seed=1), pairs.at_most(90, seed=1)
+    assert len(few) == 30 and len(more) == 90 and len(pairs.at_most(10**6, seed=1)) == 240
+    assert set(few.image_ids) < set(more.image_ids) and set(few.image_ids) != set(pairs.at_most(30, seed=2).image_ids)
+    assert all(few.image_ids.count(image) == 3 for image in few.image_ids)

@@ -34,18 +34,38 @@ FORMAT = 1
 
 
 class Captioner:
-    """`spec` is the recipe's tables of the parts: {"backbone": ..., "bridges": [...], "decoder": ...}, from which `load` builds them again."""
+    """`spec` is the recipe's tables of the parts: {"backbone": ..., "bridges": [...], "decoder": ...}, from which `load` builds them again.
+    `text` names the datasets whose captions it learned from, as far as that is known; `given` is what training was given beside text."""
 
-    def __init__(self, backbone: Backbone, bridges: Sequence[Bridge], decoder: Decoder, spec: dict[str, Any], decoding: Decoding | None = None):
+    def __init__(
+        self,
+        backbone: Backbone,
+        bridges: Sequence[Bridge],
+        decoder: Decoder,
+        spec: dict[str, Any],
+        decoding: Decoding | None = None,
+        text: Iterable[str] = (),
+        given: Supervision = Supervision(0),  # noqa: B008
+    ):
         self.backbone, self.bridges, self.decoder, self.spec = backbone, list(bridges), decoder, spec
-        self.decoding = decoding or Decoding()
+        self.decoding, self.text, self.given = decoding or Decoding(), tuple(text), given
 
     @property
     def supervision(self) -> Supervision:
-        """Of the bridges; the corpus, the choice of a checkpoint and the backbone add theirs where a score is made."""
-        total = Supervision(0)
+        """Of training and the bridges; `supervision_on` adds what is so on one dataset only."""
+        total = self.given
         for bridge in self.bridges:
             total |= bridge.supervision
+        return total
+
+    def supervision_on(self, dataset: str | None) -> Supervision:
+        """What a score on this dataset owes to what was given: "flickr30k+flickr8k" counts as both."""
+        names = set(dataset.split("+")) if dataset else set()
+        total = self.supervision
+        if names & set(self.text):
+            total |= Supervision.TARGET_DOMAIN_TEXT
+        if names & self.backbone.trained_on_pairs:
+            total |= Supervision.BACKBONE_PAIRS
         return total
 
     def caption(self, images: "Iterable[Image | str | Path]", decoding: Decoding | None = None, batch: int = 32, start: int = 0) -> list[Caption]:
@@ -106,7 +126,8 @@ class Captioner:
         self.decoder.save(folder)
         config = {
             "format_version": FORMAT, "capdec": capdec.__version__, **self.spec, "dim": self.backbone.dim,
-            "backbone_fingerprint": self.backbone.fingerprint, "supervision": self.supervision.words(), "decoding": asdict(self.decoding),
+            "backbone_fingerprint": self.backbone.fingerprint, "text": list(self.text), "given": [flag.name for flag in self.given],
+            "supervision": self.supervision.words(), "decoding": asdict(self.decoding),
         }  # fmt: skip
         write_json(folder / "config.json", config)
 
@@ -146,7 +167,10 @@ class Captioner:
             prefix = f"bridges.{index}."
             bridge.restore({key.removeprefix(prefix): t.float() for key, t in tensors.items() if key.startswith(prefix)})
         spec = {key: config[key] for key in ("backbone", "bridges", "decoder")}
-        return cls(backbone, bridges, decoder.eval().to(device), spec, Decoding(**config["decoding"]))
+        given = Supervision(0)
+        for flag in config.get("given", ()):
+            given |= Supervision[flag]
+        return cls(backbone, bridges, decoder.eval().to(device), spec, Decoding(**config["decoding"]), config.get("text", ()), given)
 
     def push_to_hub(self, repository: str, folder: Path | str, private: bool = False) -> str:
         """Uploads a saved folder (weights, card and scores) to the Hugging Face hub and returns its address. Raises MissingExtra."""

@@ -157,7 +157,7 @@ def _part(kind: str, text: str) -> str | dict[str, Any]:
 @click.option(
     "--output", required=True, type=click.Path(file_okay=False, path_type=Path), help="The captioner's folder. An unfinished run continues."
 )
-@click.option("--sources", help="What the captions are told from, joined by image_id (a style's or a language's plain captions).")
+@click.option("--sources", help="What the captions are told from, joined by image_id (a style's plain captions); or: siblings.")
 @click.option("--recipe", "recipe_file", type=click.Path(dir_okay=False), help="A TOML file that describes the run.")
 @click.option("--backbone", help="A backbone's name, a hub id (@revision) or a folder.  [default: mini]")
 @click.option("--decoder", help="A decoder's name, or a causal language model's hub id or folder.  [default: small_transformer]")
@@ -196,7 +196,7 @@ def train(
     table |= {key: _part(f"{key}s", value) for key, value in (("backbone", backbone), ("decoder", decoder)) if value is not None}
     short = {"training.steps": steps, "training.dtype": dtype}
     table = recipe.override(table, [*(f"{key}={value}" for key, value in short.items() if value is not None), *assignments])
-    known = ("captions", "sources", "backbone", "bridges", "decoder", "training")
+    known = ("captions", "sources", "backbone", "bridges", "decoder", "training", "paired_photos", "unpaired_photos", "chosen")
     unknown = [key for key in table if key not in known]
     if unknown:
         raise SettingError(f"a recipe for training has no {', '.join(map(repr, unknown))}. It has: {', '.join(known)}.")

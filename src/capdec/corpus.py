@@ -3,14 +3,20 @@
 An item is (source, target): the source is embedded, the target is what the decoder learns to say. CapDec: the same caption twice. A style or a
 language joins the two by `image_id`. The store is a folder of shards (`00000.npy`: unit-length float32 rows, `00000.norms.npy`: their lengths before)
 beside a manifest that names the backbone and the text; it is memory-mapped, a cut-off run continues, and a store of something else is refused.
+
+Photos are embedded here for two things only, and a captioner that had either says so: the paired upper bound, where a caption is told from its own
+photo, and the statistics of unpaired images that some bridges ask for.
 """
 
 import hashlib
 import json
+import warnings
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
+from copy import copy
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -19,8 +25,11 @@ from torch import Tensor
 
 from capdec import parts
 from capdec.checkpoint import replacing, write_json
-from capdec.errors import DataError, MismatchError, SettingError
+from capdec.errors import DataError, ImageError, MismatchError, SettingError
 from capdec.protocols import Backbone, Condition, Dataset
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
 
 SHARD = 16_384
 
@@ -35,6 +44,26 @@ class Pairs:
 
     def __len__(self) -> int:
         return len(self.targets)
+
+    def where(self, keep: Sequence[bool]) -> "Pairs":
+        """Some of the rows, in their order."""
+        rows = [row for row, kept in enumerate(keep) if kept]
+        return Pairs([self.sources[row] for row in rows], [self.targets[row] for row in rows], [self.image_ids[row] for row in rows])
+
+    def at_most(self, count: int, seed: int) -> "Pairs":
+        """About so many captions, and all captions of a photo or none: photos (or captions without one) are taken in an order that the seed decides
+        until there are enough, so that a smaller corpus is part of a larger one."""
+        keys = [image or f"row {row}" for row, image in enumerate(self.image_ids)]
+        sizes: dict[str, int] = {}
+        for key in keys:
+            sizes[key] = sizes.get(key, 0) + 1
+        taken: set[str] = set()
+        for key in sorted(sizes, key=lambda key: hashlib.sha256(f"{seed} {key}".encode()).digest()):
+            if count <= 0:
+                break
+            taken.add(key)
+            count -= sizes[key]
+        return self.where([key in taken for key in keys])
 
     @property
     def fingerprint(self) -> str:
@@ -80,18 +109,24 @@ def read_pairs(targets: Dataset, sources: Dataset | None = None) -> Pairs:
 
 
 class Embeddings:
-    """The rows of a store. `embeddings[rows]` copies them; `chunks()` walks through all of them."""
+    """Unit-length rows of a store. `embeddings[rows]` copies them, `chunks()` walks through all of them, `select(rows)` is a view: there row n is row
+    rows[n] of this one, so that the captions of one photo can share its embedding."""
 
     def __init__(self, folder: Path, rows: int, dim: int):
-        self.rows, self.dim = rows, dim
+        self.dim, self.index = dim, torch.arange(rows)
         self.shards = [np.load(folder / f"{start // SHARD:05d}.npy", mmap_mode="r") for start in range(0, rows, SHARD)]
         self.norms = np.concatenate([np.load(folder / f"{start // SHARD:05d}.norms.npy") for start in range(0, rows, SHARD)])
 
+    def select(self, rows: Int[Tensor, "M"]) -> "Embeddings":
+        view = copy(self)
+        view.index, view.norms = self.index[rows], self.norms[rows.numpy()]
+        return view
+
     def __len__(self) -> int:
-        return self.rows
+        return len(self.index)
 
     def __getitem__(self, rows: Int[Tensor, "B"]) -> Float[Tensor, "B D"]:
-        wanted = rows.numpy()
+        wanted = self.index[rows].numpy()
         result = np.empty((len(wanted), self.dim), np.float32)
         for shard in np.unique(wanted // SHARD):
             here = wanted // SHARD == shard
@@ -99,8 +134,8 @@ class Embeddings:
         return torch.from_numpy(result)
 
     def chunks(self) -> Iterator[Float[Tensor, "B D"]]:
-        for shard in self.shards:
-            yield torch.from_numpy(np.array(shard))
+        for rows in torch.arange(len(self)).split(SHARD):
+            yield self[rows]
 
 
 @dataclass(frozen=True)
@@ -140,15 +175,75 @@ class Corpus:
 
 def embed(pairs: Pairs, backbone: Backbone, folder: Path | str, progress: Callable[[int, int], None] | None = None) -> Corpus:
     """The corpus with its embeddings, computed where they are not in `folder` yet. Raises MismatchError where `folder` holds others."""
-    folder = Path(folder)
-    manifest = {
-        "format_version": 1,
-        "backbone": backbone.fingerprint,
-        "text": _digest(pairs.sources),
-        "rows": len(pairs),
-        "dim": backbone.dim,
-        "shard": SHARD,
-    }
+
+    def encode(start: int, end: int) -> Tensor:
+        return backbone.encode_text(pairs.sources[start:end], normalize=False)
+
+    _fill(Path(folder), backbone, {"text": _digest(pairs.sources)}, len(pairs), encode, progress)
+    return Corpus(pairs, Embeddings(Path(folder), len(pairs), backbone.dim))
+
+
+@dataclass(frozen=True)
+class Photos:
+    """Photos of a dataset by their ids, in its order: what opens them, and what was written about them."""
+
+    ids: list[str]
+    openers: "list[Callable[[], Image]]"
+
+    @classmethod
+    def of(cls, dataset: Dataset) -> "Photos":
+        """Raises DataError where there is none."""
+        found = {example.image_id or f"photo {place}": example.open_image for place, example in enumerate(dataset)}
+        photos = {image_id: opener for image_id, opener in found.items() if opener is not None}
+        if not photos:
+            raise DataError("the dataset has no photos, but text alone. Name the photos' folder, or WebDataset shards.")
+        return cls(list(photos), list(photos.values()))
+
+
+def embed_photos(
+    photos: Photos, backbone: Backbone, folder: Path | str, progress: Callable[[int, int], None] | None = None
+) -> tuple[Embeddings, dict[str, int]]:
+    """Embeddings of the photos, computed where they are not in `folder` yet, and the row of each id. A photo that cannot be opened has no row, and a
+    warning counts them. Raises MismatchError where `folder` holds others."""
+
+    def encode(start: int, end: int) -> Tensor:
+        rows = torch.zeros(end - start, backbone.dim)  # those of photos that cannot be opened stay zero
+        for at in range(start, end, 32):
+            opened = {}
+            for place in range(at, min(at + 32, end)):
+                with suppress(ImageError):
+                    opened[place - start] = photos.openers[place]()
+            if opened:
+                rows[list(opened)] = backbone.encode_image(list(opened.values()), normalize=False).float().cpu()
+        return rows
+
+    _fill(Path(folder), backbone, {"photos": _digest(photos.ids)}, len(photos.ids), encode, progress)
+    embeddings = Embeddings(Path(folder), len(photos.ids), backbone.dim)
+    usable = np.flatnonzero(embeddings.norms > 0).tolist()
+    if len(usable) < len(photos.ids):
+        warnings.warn(f"{len(photos.ids) - len(usable)} of {len(photos.ids)} photos could not be opened and are left out.", stacklevel=2)
+    return embeddings.select(torch.tensor(usable).long()), {photos.ids[place]: row for row, place in enumerate(usable)}
+
+
+def told_from_photos(pairs: Pairs, embeddings: Embeddings, rows: dict[str, int]) -> Corpus:
+    """Each caption told from its own photo's embedding: supervised with pairs, the upper bound of the rest. Captions of other photos are left out.
+    Raises DataError where none is left."""
+    kept = pairs.where([image in rows for image in pairs.image_ids])
+    if not kept:
+        raise DataError("no caption's image_id is among the photos it is to be told from. Join them by image_id.")
+    return Corpus(kept, embeddings.select(torch.tensor([rows[image or ""] for image in kept.image_ids])))
+
+
+def _fill(
+    folder: Path,
+    backbone: Backbone,
+    what: dict[str, str],
+    rows: int,
+    encode: Callable[[int, int], Tensor],
+    progress: Callable[[int, int], None] | None,
+) -> None:
+    """Writes the shards that are not there yet; `encode(start, end)` gives rows of any length."""
+    manifest = {"format_version": 1, "backbone": backbone.fingerprint, **what, "rows": rows, "dim": backbone.dim, "shard": SHARD}
     path = folder / "manifest.json"
     if path.is_file():
         found = json.loads(path.read_text(encoding="utf-8"))
@@ -156,20 +251,19 @@ def embed(pairs: Pairs, backbone: Backbone, folder: Path | str, progress: Callab
         if differing:
             raise MismatchError(f"{folder} holds the embeddings of something else ({'; '.join(differing)}). Name another folder, or delete this one.")
     write_json(path, manifest)
-    for start in range(0, len(pairs), SHARD):
-        rows, norms = folder / f"{start // SHARD:05d}.npy", folder / f"{start // SHARD:05d}.norms.npy"
-        if not (rows.is_file() and norms.is_file()):
-            end = min(start + SHARD, len(pairs))
+    for start in range(0, rows, SHARD):
+        values_file, norms_file = folder / f"{start // SHARD:05d}.npy", folder / f"{start // SHARD:05d}.norms.npy"
+        if not (values_file.is_file() and norms_file.is_file()):
+            end = min(start + SHARD, rows)
             values = np.empty((end - start, backbone.dim), np.float32)
             for at in range(start, end, 1024):
-                part = backbone.encode_text(pairs.sources[at : min(at + 1024, end)], normalize=False)
+                part = encode(at, min(at + 1024, end))
                 values[at - start : at - start + len(part)] = part.float().cpu().numpy()
                 if progress:
-                    progress(min(at + 1024, end), len(pairs))
+                    progress(min(at + 1024, end), rows)
             lengths = np.linalg.norm(values, axis=1)
-            _write_array(norms, lengths)
-            _write_array(rows, values / np.maximum(lengths, 1e-12)[:, None])
-    return Corpus(pairs, Embeddings(folder, len(pairs), backbone.dim))
+            _write_array(norms_file, lengths)
+            _write_array(values_file, values / np.maximum(lengths, 1e-12)[:, None])
 
 
 def _digest(texts: Sequence[str]) -> str:

@@ -27,6 +27,7 @@ class Supervision(enum.Flag):
     UNPAIRED_IMAGES = enum.auto()
     TARGET_DOMAIN_TEXT = enum.auto()
     PAIRS = enum.auto()
+    PAIRS_FOR_SETTINGS = enum.auto()
     BACKBONE_PAIRS = enum.auto()
 
     def words(self) -> str:
@@ -41,6 +42,7 @@ class Supervision(enum.Flag):
             Supervision.UNPAIRED_IMAGES: "unpaired images",
             Supervision.TARGET_DOMAIN_TEXT: "target-domain text",
             Supervision.PAIRS: "pairs",
+            Supervision.PAIRS_FOR_SETTINGS: "settings chosen on pairs",
             Supervision.BACKBONE_PAIRS: "backbone trained on this dataset's pairs",
         }
         return " + ".join(["text", *(words for flag, words in said.items() if flag in self)]) if self else "text only"

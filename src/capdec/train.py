@@ -2,8 +2,10 @@
 
     corpus of captions -> embeddings, once -> [choose the noise on held-out text] -> steps of AdamW -> a captioner's folder
 
-No image is looked at. Step s draws all that is random (its batch, its noise, dropout) from generators seeded with (seed, s), so a run that was killed
-continues from its last checkpoint to the very weights of an undisturbed one, and several processes share the batches of one.
+No image is looked at, unless a recipe names `paired_photos` (the supervised upper bound) or `unpaired_photos` (for bridges that want the images'
+statistics); what it was given is kept with the captioner. Step s draws all that is random (its batch, its noise, dropout) from generators seeded with
+(seed, s), so a run that was killed continues from its last checkpoint to the very weights of an undisturbed one, and several processes share the
+batches of one.
 """
 
 import json
@@ -24,19 +26,21 @@ import capdec
 from capdec import parts, recipe
 from capdec.captioner import Captioner
 from capdec.checkpoint import load_module, load_state, module_tensors, read_tensors, replacing, save_state, write_json, write_tensors
-from capdec.corpus import Corpus, Pairs, embed, open_dataset, read_pairs
+from capdec.corpus import Corpus, Embeddings, Pairs, Photos, embed, embed_photos, open_dataset, read_pairs, told_from_photos
 from capdec.errors import MissingExtra, SettingError
 from capdec.progress import Progress
-from capdec.protocols import Backbone, Bridge, Decoder
+from capdec.protocols import Backbone, Bridge, Decoder, Supervision
 
 AUTO = "auto"
+SIBLINGS = "siblings"
 Spec = str | dict[str, Any]
 
 
 @dataclass(frozen=True)
 class Training:
     """The settings of one run of the optimiser. `batch` is captions a step, over all processes and accumulation; `warmup` is in steps;
-    `steps = 0` is twenty rounds of the corpus and at most 3000; `keep="best"` is by held-out siblings, or by held-out captions."""
+    `steps = 0` is twenty rounds of the corpus and at most 3000; `keep="best"` is by held-out siblings, or by held-out captions. `captions` is about
+    how many of the corpus' captions are used, whole photos of them (0: all)."""
 
     steps: int = 0
     batch: int = 128
@@ -49,6 +53,7 @@ class Training:
     label_smoothing: float = 0.1
     dtype: Literal["float32", "bfloat16"] = "float32"
     seed: int = 0
+    captions: int = 0
     held_out: float = 0.02
     evaluate_every: int = 250
     keep: Literal["best", "last"] = "best"
@@ -56,7 +61,7 @@ class Training:
     choose_steps: int = 0
 
     def __post_init__(self) -> None:
-        for name, least in (("steps", 0), ("choose_steps", 0), ("batch", 1), ("accumulate", 1), ("evaluate_every", 1)):
+        for name, least in (("steps", 0), ("choose_steps", 0), ("captions", 0), ("batch", 1), ("accumulate", 1), ("evaluate_every", 1)):
             if getattr(self, name) < least:
                 raise SettingError(f"training.{name} = {getattr(self, name)} is below {least}.")
         if self.schedule not in ("cosine", "linear", "constant") or self.dtype not in ("float32", "bfloat16") or self.keep not in ("best", "last"):
@@ -96,15 +101,20 @@ def train(
     bridges: Sequence[Spec] = ({"name": "gaussian_noise", "target_cosine": AUTO},),
     decoder: Spec = "small_transformer",
     training: dict[str, Any] | None = None,
+    paired_photos: Spec | None = None,
+    unpaired_photos: Spec | None = None,
+    chosen: dict[str, Any] | None = None,
     device: str = "cpu",
     embeddings: str | Path | None = None,
     minutes_between_checkpoints: float = 5.0,
 ) -> Captioner:
     """Trains, or continues, the captioner in `output`, and returns it.
 
-    `captions` (and `sources`, joined to them by image_id) are files or tables of a dataset part. A bridge whose `target_cosine` is "auto" gets it by
-    held-out text where the corpus has several captions a photo, and the backbone's default where not. `embeddings` is where the embeddings of the
-    corpus are kept (default: in `output`).
+    `captions` (and `sources`, joined to them by image_id) are files or tables of a dataset part; sources = "siblings" tells each caption from another
+    one of its photo, drawn anew each time (CLOSE, Gu et al. 2023). `paired_photos` tells it from its photo: the supervised upper bound.
+    `unpaired_photos` are for bridges that want the images' statistics. `chosen` is what `capdec sweep` writes into a recipe whose settings it chose:
+    with "pairs": true, on captioned photos. A bridge whose `target_cosine` is "auto" gets it by held-out text where the corpus has several captions a
+    photo, and the backbone's default where not. `embeddings` is where the embeddings of the corpus are kept (default: in `output`).
 
     Raises SettingError, DataError or MismatchError before any work is done where something cannot be.
     """
@@ -115,25 +125,43 @@ def train(
     parts.build("decoders", decoder, dim=backbone_part.dim)  # what cannot be built is known before the corpus is embedded
     for spec in _with_noise(bridges, backbone_part.target_cosine):
         parts.build("bridges", spec, dim=backbone_part.dim)
-    pairs = read_pairs(open_dataset(captions), open_dataset(sources) if sources is not None else None)
+    if sources is not None and paired_photos is not None:
+        raise SettingError("a caption is told from a source or from its photo: name sources or paired_photos, not both.")
+    text = [open_dataset(captions), *([open_dataset(sources)] if sources not in (None, SIBLINGS) else [])]
+    pairs = read_pairs(*text)
+    pairs = pairs.at_most(plan.captions, plan.seed) if plan.captions else pairs
     plan = plan.settled(len(pairs))
-    given = {"captions": captions, "sources": sources, "backbone": backbone, "bridges": list(bridges), "decoder": decoder, "training": plan.__dict__}
+    given = {
+        "captions": captions, "sources": sources, "backbone": backbone, "bridges": list(bridges), "decoder": decoder, "training": plan.__dict__,
+        "paired_photos": paired_photos, "unpaired_photos": unpaired_photos, "chosen": chosen,
+    }  # fmt: skip
     identity = {"recipe": given, "text": pairs.fingerprint, "backbone": backbone_part.fingerprint, "processes": worker.processes}
 
-    worker.first(lambda: _embed(pairs, backbone_part, Path(embeddings or folder / "embeddings"), worker))
-    corpus = embed(pairs, backbone_part, Path(embeddings or folder / "embeddings"))
+    store = Path(embeddings or folder / "embeddings")
+    if paired_photos is not None:
+        corpus = told_from_photos(pairs, *_photos(paired_photos, backbone_part, store / "paired_photos", worker))
+    else:
+        worker.first(lambda: _embed(pairs, backbone_part, store, worker))
+        corpus = embed(pairs, backbone_part, store)
+    images = _photos(unpaired_photos, backbone_part, store / "unpaired_photos", worker)[0] if unpaired_photos is not None else None
     learn, held = corpus.split(plan.held_out, plan.seed)
     if not len(learn):
         raise SettingError(f"held_out = {plan.held_out} leaves none of the {len(corpus)} captions to learn from. Make it smaller.")
-    data = _Data(corpus, learn, *_held_out(corpus, held))
+    image_rows = images[torch.arange(len(images))] if images is not None else None
+    data = _Data(corpus, learn, *_held_out(corpus, held), siblings_of=corpus.siblings() if sources == SIBLINGS else {}, images=image_rows)
+    if sources == SIBLINGS and not data.siblings_of:
+        raise SettingError('sources = "siblings" needs photos with several captions, joined by image_id, and the corpus has none.')
 
     resolved, choice = _resolve_noise(bridges, data, backbone_part, decoder, plan, folder, identity, worker)
-    built: list[Bridge] = [parts.build("bridges", spec, dim=backbone_part.dim) for spec in resolved]
-    for bridge in built:
-        bridge.fit(corpus)
+    built = data.fitted(resolved, backbone_part.dim)
     model = _optimise(folder / "training", data, built, decoder, backbone_part.dim, plan, identity, worker, minutes_between_checkpoints)
 
-    captioner = Captioner(backbone_part, built, model, {"backbone": _located(backbone, backbone_part), "bridges": resolved, "decoder": decoder})
+    spec = {"backbone": _located(backbone, backbone_part), "bridges": resolved, "decoder": decoder}
+    beside_text = Supervision.PAIRS if paired_photos is not None else Supervision(0)
+    if chosen and chosen.get("pairs"):
+        beside_text |= Supervision.PAIRS_FOR_SETTINGS
+    names = sorted({name for dataset in text if dataset.name for name in dataset.name.split("+")})
+    captioner = Captioner(backbone_part, built, model, spec, text=names, given=beside_text)
     if worker.is_first:
         report = {
             "captions": len(corpus), "learned_from": len(learn), "held_out": len(held), "noise": choice, "recipe": {**given, "bridges": resolved},
@@ -183,6 +211,17 @@ def _embed(pairs: Pairs, backbone: Backbone, folder: Path, worker: _Worker) -> N
         embed(pairs, backbone, folder, lambda done, _: progress.update(done))
 
 
+def _photos(spec: Spec, backbone: Backbone, folder: Path, worker: _Worker) -> tuple[Embeddings, dict[str, int]]:
+    photos = Photos.of(open_dataset(spec))
+
+    def embed_first() -> None:
+        with Progress("embedding photos", len(photos.ids), worker.is_first) as progress:
+            embed_photos(photos, backbone, folder, lambda done, _: progress.update(done))
+
+    worker.first(embed_first)
+    return embed_photos(photos, backbone, folder)
+
+
 class _HeldOut(NamedTuple):
     own: Int[Tensor, "M"]
     sources: Int[Tensor, "S"]
@@ -199,13 +238,30 @@ def _held_out(corpus: Corpus, held: Tensor, most: int = 1000) -> _HeldOut:
 
 @dataclass
 class _Data:
-    """The corpus, the rows to learn from in an order of their own, and the rows held out."""
+    """The corpus, the rows to learn from in an order of their own, and the rows held out; where captions are told from siblings, those of each row;
+    and the embeddings of unpaired images, if there are any."""
 
     corpus: Corpus
     learn: Tensor
     own: Tensor
     sources: Tensor
     siblings: Tensor
+    siblings_of: dict[int, list[int]]
+    images: Tensor | None
+
+    def fitted(self, specs: Sequence[dict[str, Any]], dim: int) -> list[Bridge]:
+        built: list[Bridge] = [parts.build("bridges", spec, dim=dim) for spec in specs]
+        for bridge in built:
+            bridge.fit(self.corpus, self.images)
+        return built
+
+    def told_from(self, rows: Tensor, generator: torch.Generator) -> Tensor:
+        """The rows whose embeddings these captions are told from: themselves, or a sibling where that is asked for and there is one."""
+        if not self.siblings_of:
+            return rows
+        draws = torch.rand(len(rows), generator=generator).tolist()
+        others = [self.siblings_of.get(row, [row]) for row in rows.tolist()]
+        return torch.tensor([choice[int(draw * len(choice))] for draw, choice in zip(draws, others, strict=True)])
 
     def batches(self, plan: Training) -> Iterator[Tensor]:
         """Endless. In each epoch captions of like length share a batch, and the batches come in random order."""
@@ -262,9 +318,7 @@ def _resolve_noise(
     short = replace(plan, steps=plan.choose_steps, warmup=min(plan.warmup, plan.choose_steps // 4), evaluate_every=plan.choose_steps)
     scores: dict[float, dict[str, float]] = {}
     for cosine in plan.choose_cosines:
-        built = [parts.build("bridges", table, dim=backbone.dim) for table in _with_noise(bridges, cosine)]
-        for bridge in built:
-            bridge.fit(data.corpus)
+        built = data.fitted(_with_noise(bridges, cosine), backbone.dim)
         name = f"choosing noise: target cosine {cosine}"
         model = _optimise(
             folder / "training" / f"cosine-{cosine}", data, built, decoder, backbone.dim, short, {**identity, "cosine": cosine}, worker, 5.0, name
@@ -360,7 +414,7 @@ def _step(wrapped: Any, optimizer: Any, rows: Tensor, step: int, data: _Data, br
     """One update on one batch; returns the loss, nats a token. The noise is drawn for the whole batch and each process takes its share, so that their
     number changes nothing."""
     generator = torch.Generator().manual_seed((plan.seed * 1_000_003 + step) * 2 + 1)
-    condition = data.corpus.condition(rows)
+    condition = data.corpus.condition(data.told_from(rows, generator))
     for bridge in bridges:
         condition = bridge.from_text(condition, generator)
     torch.manual_seed(((plan.seed * 1_000_003 + step) * 64 + worker.rank) * 2)  # dropout
@@ -437,7 +491,8 @@ pipeline_tag: image-to-text
 | log-probability of held-out captions | {", ".join(f"{name} {value} nats a token" for name, value in held.items()) or "not measured"} |
 | made by | capdec {report["capdec"]}, commit {report["commit"] or "unknown"}, seed {given["training"]["seed"]}, {report["time"]} |
 
-No image was used in training. Captions on images were not scored here; `scores.json` holds what was measured, `recipe.toml` the whole recipe.
+{"No image was used in training. " if not captioner.supervision else ""}Captions on images were not scored; `scores.json` holds what was measured,
+`recipe.toml` the whole recipe.
 The captions say what the text and the backbone make likely: check them before you rely on them, above all on people.
 
 ```python

@@ -1,9 +1,10 @@
 """CapDec's bridge (Nukrai, Mokady, Globerson 2022, section 3): the text embedding is noised in training, and the image embedding left alone.
 
-    unit length -> + noise -> unit length        noise ~ N(0, std^2 I)
+    unit length -> + noise (+ offset) -> unit length        noise ~ N(0, std^2 I), offset = mean image - mean text
 
 For a unit vector in D dimensions the cosine between noised and clean is about c = 1 / sqrt(1 + D std^2); `target_cosine` asks for c directly. The
 published "noise 0.016" is a variance: std 0.1265, c = 0.30 at D = 640. Neither number carries over to another backbone: choose it on held-out text.
+The offset is the authors' option (their modality_offset_calculator); it needs the mean of some images, unpaired.
 """
 
 import math
@@ -27,12 +28,11 @@ class GaussianNoise:
     """One of `std` (standard deviation per coordinate), `variance` (its square) or `target_cosine` (in (0, 1]).
 
     `distribution="uniform"` is the paper's alternative, uniform in a ball, here of the radius that gives the same mean squared norm (the released
-    code's ball of radius std holds a noise about 25 times smaller than the Gaussian it is compared with). `std = 0` is the identity.
+    code's ball of radius std holds a noise about 25 times smaller than the Gaussian it is compared with). `std = 0` adds none.
+    `modality_offset` adds the difference of the two modalities' mean embeddings as well (the released code forgets it where the noise is 0).
 
     Raises SettingError where not exactly one of the three is given or where it is out of range.
     """
-
-    supervision = Supervision(0)
 
     def __init__(
         self,
@@ -41,6 +41,7 @@ class GaussianNoise:
         variance: float | None = None,
         target_cosine: float | None = None,
         distribution: Literal["gaussian", "uniform"] = "gaussian",
+        modality_offset: bool = False,
     ):
         given = {"std": std, "variance": variance, "target_cosine": target_cosine}
         named = {name: value for name, value in given.items() if value is not None}
@@ -54,6 +55,8 @@ class GaussianNoise:
             raise SettingError(f"{name} = {value} is out of range: std and variance are 0 or more, target_cosine lies in (0, 1].")
         self.dim = dim
         self.distribution = distribution
+        self.supervision = Supervision.IMAGE_STATISTICS if modality_offset else Supervision(0)
+        self.offset: Tensor | None = torch.zeros(dim) if modality_offset else None
         self.std = {"std": lambda: value, "variance": lambda: math.sqrt(value), "target_cosine": lambda: math.sqrt((1 / value**2 - 1) / dim)}[name]()
 
     @property
@@ -62,11 +65,17 @@ class GaussianNoise:
         return 1 / math.sqrt(1 + self.dim * self.std**2)
 
     def fit(self, corpus: "Corpus", images: Float[Tensor, "M D"] | None = None) -> None:
-        """Nothing to learn."""
+        """The offset, where it is wanted. Raises SettingError without images."""
+        if self.offset is None:
+            return
+        if images is None or not len(images):
+            raise SettingError("modality_offset needs the mean embedding of some images: name them (unpaired_photos in a recipe), or leave it out.")
+        text = sum((chunk.sum(0) for chunk in corpus.embeddings.chunks()), torch.zeros(self.dim)) / len(corpus)
+        self.offset = F.normalize(images, dim=-1).mean(0) - text
 
     def from_text(self, condition: Condition, generator: torch.Generator) -> Condition:
         """Noise on every row. Draws on the CPU, so that a seed gives the same noise on any device."""
-        if self.std == 0:
+        if self.std == 0 and self.offset is None:
             return condition
         clean = F.normalize(condition.embeddings, dim=-1)  # (B, K, D)
         noise = torch.randn(clean.shape, generator=generator)
@@ -77,16 +86,17 @@ class GaussianNoise:
             noise = F.normalize(noise, dim=-1) * radius * share
         else:
             noise = noise * self.std
-        return condition.with_embeddings(F.normalize(clean + noise.to(clean), dim=-1))
+        moved = clean + noise.to(clean)
+        return condition.with_embeddings(F.normalize(moved if self.offset is None else moved + self.offset.to(clean), dim=-1))
 
     def from_image(self, condition: Condition, generator: torch.Generator) -> Condition:
         return condition
 
     def tensors(self) -> dict[str, Tensor]:
-        return {}
+        return {} if self.offset is None else {"offset": self.offset}
 
     def restore(self, tensors: dict[str, Tensor]) -> None:
-        """Nothing was held."""
+        self.offset = tensors.get("offset")
 
     @classmethod
     def tiny(cls, folder: "Path", dim: int = 16) -> "GaussianNoise":
