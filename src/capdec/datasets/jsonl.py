@@ -19,11 +19,11 @@ class JSONL:
     """`image_id` may be left out. Blank lines, null and blank captions are skipped. Raises DataError, naming the line."""
 
     suffixes: tuple[str, ...] = (".jsonl", ".ndjson")
-    name: str | None = None
     split: str | None = None
 
-    def __init__(self, path: str | Path):
+    def __init__(self, path: str | Path, dataset: str | None = None):
         self.path = Path(path)
+        self.name = dataset
 
     @classmethod
     def recognises(cls, path: str | Path) -> bool:
