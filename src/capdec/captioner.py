@@ -6,6 +6,7 @@ weights.safetensors   decoder.* and bridges.N.*
 recipe.toml, README.md, scores.json, as its maker wrote them
 """
 
+import hashlib
 import itertools
 import json
 from collections.abc import Iterable, Sequence
@@ -22,6 +23,7 @@ from torch import Tensor
 
 import capdec
 from capdec import parts
+from capdec import recipe as recipes
 from capdec.checkpoint import load_module, module_tensors, read_tensors, write_json, write_tensors
 from capdec.errors import DataError, MismatchError, MissingExtra, SettingError
 from capdec.images import LONGEST_SIDE, open_image, upright
@@ -35,7 +37,8 @@ FORMAT = 1
 
 class Captioner:
     """`spec` is the recipe's tables of the parts: {"backbone": ..., "bridges": [...], "decoder": ...}, from which `load` builds them again.
-    `text` names the datasets whose captions it learned from, as far as that is known; `given` is what training was given beside text."""
+    `text` names the datasets whose captions it learned from, as far as that is known; `given` is what training was given beside text; `recipe` is
+    training's, where it was loaded from a folder that holds one."""
 
     def __init__(
         self,
@@ -46,9 +49,25 @@ class Captioner:
         decoding: Decoding | None = None,
         text: Iterable[str] = (),
         given: Supervision = Supervision(0),  # noqa: B008
+        recipe: dict[str, Any] | None = None,
     ):
         self.backbone, self.bridges, self.decoder, self.spec = backbone, list(bridges), decoder, spec
-        self.decoding, self.text, self.given = decoding or Decoding(), tuple(text), given
+        self.decoding, self.text, self.given, self.recipe = decoding or Decoding(), tuple(text), given, recipe
+
+    @property
+    def fingerprint(self) -> str:
+        """Equal for two captioners exactly if they have the same parts and weights."""
+        digest = hashlib.sha256(json.dumps([self.backbone.fingerprint, self.spec["bridges"], self.spec["decoder"]], sort_keys=True).encode())
+        for name, tensor in self._tensors().items():
+            digest.update(name.encode() + tensor.detach().cpu().contiguous().numpy().tobytes())
+        return digest.hexdigest()[:16]
+
+    def _tensors(self) -> dict[str, Tensor]:
+        assert isinstance(self.decoder, torch.nn.Module)
+        tensors = {f"decoder.{name}": tensor for name, tensor in module_tensors(self.decoder).items()}
+        for index, bridge in enumerate(self.bridges):
+            tensors |= {f"bridges.{index}.{name}": tensor for name, tensor in bridge.tensors().items()}
+        return tensors
 
     @property
     def supervision(self) -> Supervision:
@@ -59,14 +78,8 @@ class Captioner:
         return total
 
     def supervision_on(self, dataset: str | None) -> Supervision:
-        """What a score on this dataset owes to what was given: "flickr30k+flickr8k" counts as both."""
-        names = set(dataset.split("+")) if dataset else set()
-        total = self.supervision
-        if names & set(self.text):
-            total |= Supervision.TARGET_DOMAIN_TEXT
-        if names & self.backbone.trained_on_pairs:
-            total |= Supervision.BACKBONE_PAIRS
-        return total
+        """What a score on this dataset owes to what was given."""
+        return supervision_on(dataset, self.text, self.backbone, self.supervision)
 
     def caption(self, images: "Iterable[Image | str | Path]", decoding: Decoding | None = None, batch: int = 32, start: int = 0) -> list[Caption]:
         """The best caption of each photo (a PIL image, a path or a URL), with what else `decoding.captions` asks for as
@@ -118,11 +131,8 @@ class Captioner:
         """Writes the folder. `dtype` is that of the stored weights: half precision halves the file."""
         folder = Path(folder)
         folder.mkdir(parents=True, exist_ok=True)
-        assert isinstance(self.decoder, torch.nn.Module)
-        tensors = {f"decoder.{name}": tensor for name, tensor in module_tensors(self.decoder).items()}
-        for index, bridge in enumerate(self.bridges):
-            tensors |= {f"bridges.{index}.{name}": tensor for name, tensor in bridge.tensors().items()}
-        write_tensors(folder / "weights.safetensors", {name: t.to(dtype) if t.is_floating_point() else t for name, t in tensors.items()})
+        tensors = {name: tensor.to(dtype) if tensor.is_floating_point() else tensor for name, tensor in self._tensors().items()}
+        write_tensors(folder / "weights.safetensors", tensors)
         self.decoder.save(folder)
         config = {
             "format_version": FORMAT, "capdec": capdec.__version__, **self.spec, "dim": self.backbone.dim,
@@ -170,7 +180,9 @@ class Captioner:
         given = Supervision(0)
         for flag in config.get("given", ()):
             given |= Supervision[flag]
-        return cls(backbone, bridges, decoder.eval().to(device), spec, Decoding(**config["decoding"]), config.get("text", ()), given)
+        recipe = recipes.read(folder / "recipe.toml") if (folder / "recipe.toml").is_file() else None
+        decoding = Decoding(**config["decoding"])
+        return cls(backbone, bridges, decoder.eval().to(device), spec, decoding, config.get("text", ()), given, recipe)
 
     def push_to_hub(self, repository: str, folder: Path | str, private: bool = False) -> str:
         """Uploads a saved folder (weights, card and scores) to the Hugging Face hub and returns its address. Raises MissingExtra."""
@@ -183,6 +195,16 @@ class Captioner:
         api = HfApi()
         api.create_repo(repository, private=private, exist_ok=True)
         return str(api.upload_folder(repo_id=repository, folder_path=str(folder), ignore_patterns=["training/*", "embeddings/*"]))
+
+
+def supervision_on(dataset: str | None, text: Iterable[str], backbone: Backbone | None, given: Supervision) -> Supervision:
+    """`given`, and whether the text or the backbone's pairs were of the dataset that is scored ("flickr30k+flickr8k" counts as both)."""
+    names = set(dataset.split("+")) if dataset else set()
+    if names & set(text):
+        given |= Supervision.TARGET_DOMAIN_TEXT
+    if backbone is not None and names & backbone.trained_on_pairs:
+        given |= Supervision.BACKBONE_PAIRS
+    return given
 
 
 def embedded() -> dict[str, Path]:

@@ -15,7 +15,7 @@ from capdec.errors import CapdecError
 
 if TYPE_CHECKING:
     from capdec.caption import Record
-    from capdec.protocols import Decoding
+    from capdec.protocols import Backbone, Decoding
 
 os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "true")
@@ -215,53 +215,210 @@ def train(
         click.echo(f"Try it:  capdec caption PHOTO... --captioner {output}")
 
 
+def _dataset(command: Callable, required: bool = True) -> Callable:
+    """The options that name a dataset."""
+    options = [
+        click.option("--dataset", required=required, help="Captioned photos: a benchmark's name (coco, nocaps ...) with --annotations, or a file."),
+        click.option("--annotations", help="The benchmark's file as its owners publish it."),
+        click.option("--images", help="The photos' folder, where the annotations are a file."),
+        click.option("--split", help="train, val, test ..."),
+        click.option("--name", help="Which dataset a file of one's own is (flickr8k, say): tells whether the backbone has seen its pairs."),
+        click.option("--partial", is_flag=True, help="Score a part of the split: what is missing is left out, and counted."),
+    ]
+    for option in reversed(options):
+        command = option(command)
+    return command
+
+
+def _spec(given: dict[str, Any]) -> dict[str, Any]:
+    """The dataset's table that the options of `_dataset` make. A setting that its part does not take will be an error that shows those it takes."""
+    settings = {key: given[key] for key in ("images", "split", "partial") if given[key]}
+    settings |= {"dataset": given["name"]} if given["name"] else {}
+    if given["dataset"] in parts.names("datasets"):
+        return {"name": given["dataset"], **({"path": given["annotations"]} if given["annotations"] else {}), **settings}
+    return {"path": given["annotations"] or given["dataset"], **settings}
+
+
+def _judge(name: str | None, device: str) -> "Backbone | None":
+    return parts.build("backbones", _part("backbones", name), device=device) if name else None
+
+
+def _figures(systems: dict[str, dict[str, dict[str, Any]]], title: str) -> None:
+    """A row a figure, a column a system; what was not computed is a dash, and the reasons stand below."""
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table(title=title, title_justify="left")
+    table.add_column("figure")
+    for system in systems:
+        table.add_column(system, justify="right")
+    notes: dict[str, list[str]] = {}
+    for name in dict.fromkeys(name for figures in systems.values() for name in figures):
+        cells = []
+        for one in (figures.get(name, {"value": None}) for figures in systems.values()):
+            spread = f" [{one['low']:.1f}, {one['high']:.1f}]" if "low" in one else ""
+            cells.append("-" if one["value"] is None else f"{one['value']:.1f}{spread}")
+            if "note" in one:
+                notes.setdefault(one["note"], []).append(name)
+        table.add_row(name, *cells)
+    console = Console(width=max(40 + 22 * len(systems), Console().width))
+    console.print(table)
+    for note, names in notes.items():
+        console.print(f"{', '.join(dict.fromkeys(names))}: {note}", style="dim", highlight=False)
+
+
 @main.command(epilog=_choices())
-@click.argument("captioner")
-@click.option("--dataset", required=True, help="Captioned photos: WebDataset shards, or a JSON file with --images.")
-@click.option("--images", help="The photos' folder, where the dataset is a JSON file.")
+@click.argument("captioner", default="flickr")
+@_dataset
 @own_parts_option
-@click.option("--split", help="Of a Karpathy file: val, test ...")
-@click.option("--name", help="Which dataset the shards are (flickr8k, say): tells whether the backbone has seen its pairs.")
-@click.option("--memory", help="Training captions, for the baselines nearest and constant caption.")
-@click.option("--output", type=click.Path(file_okay=False, path_type=Path), help="Write predictions.jsonl and scores.json here.")
+@click.option("--memory", help="Training captions, for the baselines nearest and constant caption and the share of copied captions.")
+@click.option("--memory-name", help="Which dataset the training captions are of: tells whether they are of the target domain.")
+@click.option("--judge", metavar="NAME|DIR|HUB_ID", help="The backbone that says how captions fit photos.  [default: the captioner's own]")
+@click.option("--metrics", help="Which metrics, with commas between them.  [default: all]")
+@click.option("--output", default="out/evaluation", show_default=True, type=click.Path(file_okay=False, path_type=Path), help="Where it is written.")
 @device_option
 @_decoding
 def evaluate(
     captioner: str,
-    dataset: str,
-    images: str | None,
     own_parts: bool,
-    split: str | None,
-    name: str | None,
     memory: str | None,
-    output: Path | None,
+    memory_name: str | None,
+    judge: str | None,
+    metrics: str | None,
+    output: Path,
     device: str,
-    **decoding: Any,
+    **given: Any,
 ) -> None:
-    """Score CAPTIONER on captioned photos, beside its own captions shuffled, the nearest training caption and a constant one."""
-    from rich.console import Console
-    from rich.table import Table
+    """Score CAPTIONER (default: the embedded one) on captioned photos, beside its own captions shuffled, the nearest training caption, a constant one
+    and a person's.
 
+    Writes predictions.jsonl, scores.json and manifest.json; `capdec report` makes a page of them. Cut off and started again, it goes on.
+    """
+    from capdec import scoring
     from capdec.captioner import Captioner
-    from capdec.corpus import open_dataset, read_pairs
     from capdec.evaluate import evaluate as run
 
     loaded = Captioner.load(captioner, device, own_parts=own_parts)
-    texts = read_pairs(open_dataset(memory)).targets if memory else ()
-    settings = {key: value for key, value in (("images", images), ("split", split), ("name", name)) if value}
-    report = run(loaded, open_dataset(dataset, **settings), output, memory=texts, decoding=_decoding_of(loaded.decoding, decoding))
-    table = Table(title=f"{report['n']} photos, {report['supervision']}")
-    names = list(next(iter(report["scores"].values())))
-    table.add_column("captions")
-    for column in names:
-        table.add_column(column, justify="right")
-    for system, values in report["scores"].items():
-        cells = [
-            f"{one['value']:.1f}" + (f" [{one['low']:.1f}, {one['high']:.1f}]" if "low" in one else "")
-            for one in (values[column] for column in names)
-        ]
-        table.add_row(system, *cells)
-    Console(width=max(120, Console().width)).print(table)
+    text = {"path": memory, **({"dataset": memory_name} if memory_name else {})} if memory else None
+    chosen = tuple(metrics.split(",")) if metrics else scoring.METRICS
+    scores = run(
+        loaded, _spec(given), output, memory=text, judge=_judge(judge, device), metrics=chosen, decoding=_decoding_of(loaded.decoding, given)
+    )
+    _figures({**scores["systems"], **{f"itself, {name}": figures for name, figures in scores["groups"].items()}}, f"{scores['n']} photos")
+    for system, words in scores["supervision"].items():
+        click.echo(f"{system:<10} was given: {words}")
+    click.echo(f"\nWritten to {output}. A page to look at: capdec report {output}")
+
+
+@main.command(epilog=_choices())
+@click.argument("predictions")
+@click.option("--references", required=True, help="COCO annotations, Karpathy's JSON, JSON lines ..., or a benchmark's name with --annotations.")
+@click.option("--annotations", help="The benchmark's file as its owners publish it.")
+@click.option("--images", help="The photos' folder, for what the judge says.")
+@click.option("--split", help="Of the references: train, val, test ...")
+@click.option("--partial", is_flag=True, help="Score only the images that have a prediction: such figures compare with none of the whole split.")
+@click.option("--judge", metavar="NAME|DIR|HUB_ID", help="The backbone that says how captions fit photos.")
+@click.option("--metrics", help="Which metrics, with commas between them.  [default: all]")
+@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+@device_option
+def score(predictions: str, references: str, judge: str | None, metrics: str | None, as_json: bool, device: str, **given: Any) -> None:
+    """Score any system's captions: PREDICTIONS is COCO's result format, or JSON lines with image_id and caption."""
+    import json
+
+    from capdec import scoring
+    from capdec.corpus import open_dataset
+    from capdec.score import score as run
+
+    dataset = open_dataset(_spec({**given, "partial": False, "dataset": references, "name": None}))
+    chosen = tuple(metrics.split(",")) if metrics else scoring.METRICS
+    found = run(predictions, dataset, metrics=chosen, judge=_judge(judge, device), partial=given["partial"])
+    if as_json:
+        click.echo(json.dumps(found, indent=2, ensure_ascii=False))
+        return
+    left_out = f", {found['left_out']} of the split left out: its figures do not compare with those of the whole" if found["left_out"] else ""
+    _figures({Path(predictions).name: found["figures"]}, f"{found['n']} images{left_out}")
+
+
+@main.command()
+@click.argument("first")
+@click.argument("second")
+@click.option("--metrics", default="coco_scores", show_default=True, help="Which metrics to make again, with commas between them.")
+@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+def compare(first: str, second: str, metrics: str, as_json: bool) -> None:
+    """Compare two evaluations by a paired bootstrap over images. FIRST and SECOND are folders that `capdec evaluate` wrote, or patterns in quotation
+    marks that match several of one captioner with different seeds."""
+    import glob
+    import json
+
+    from rich.console import Console
+    from rich.table import Table
+
+    from capdec.compare import compare as run
+
+    sides = [sorted(glob.glob(side)) or [side] for side in (first, second)]  # noqa: PTH207 (patterns of absolute paths too)
+    found = run(*sides, metrics=metrics.split(","))
+    if as_json:
+        click.echo(json.dumps(found, indent=2))
+        return
+    table = Table(title=f"{len(sides[0])} against {len(sides[1])} evaluations; brackets are 95 % intervals of the difference", title_justify="left")
+    for column in ("figure", "first", "second", "first - second", "p"):
+        table.add_column(column, justify="left" if column == "figure" else "right")
+    for name, one in found.items():
+        apart = f"{one['difference']:+.2f} [{one['low']:+.2f}, {one['high']:+.2f}]"
+        table.add_row(name, f"{one['first']:.2f}", f"{one['second']:.2f}", apart, f"{one['p']:.3f}")
+    Console(width=max(100, Console().width)).print(table)
+
+
+@main.command(epilog=_choices())
+@click.argument("captions", required=False)
+@click.option("--output", required=True, type=click.Path(file_okay=False, path_type=Path), help="A captioner's folder for each run is made in it.")
+@click.option("--recipe", "recipe_file", type=click.Path(dir_okay=False), help="A TOML file that describes one run.")
+@click.option("--set", "assignments", multiple=True, metavar="KEY=VALUE", help="Any setting of all runs, e.g. training.steps=500.")
+@click.option(
+    "--over", multiple=True, metavar="KEY=[VALUE, ...]", help="What to try; several: all combinations.  [default: target cosines of the first bridge]"
+)
+@click.option("--seeds", default="0", show_default=True, help="Repeat each run with these seeds, e.g. 0,1,2.")
+@partial(_dataset, required=False)
+@click.option("--metric", default="CIDEr", show_default=True, help="The figure to choose and draw by, where there are photos.")
+@device_option
+@_decoding
+def sweep(
+    captions: str | None,
+    output: Path,
+    recipe_file: str | None,
+    assignments: tuple[str, ...],
+    over: tuple[str, ...],
+    seeds: str,
+    metric: str,
+    device: str,
+    **given: Any,
+) -> None:
+    """Train the same captioner at several settings, several noise levels by default, and draw what becomes of it (sweep.svg, sweep.json, best.toml).
+
+    With --dataset the photos' captions are scored; without one the held-out captions' siblings decide, and no photo is needed. Cut off and started
+    again, it goes on; finished runs are kept.
+    """
+    from capdec import recipe
+    from capdec.errors import SettingError
+    from capdec.protocols import Decoding
+    from capdec.sweep import sweep as run
+
+    table = recipe.read(recipe_file) if recipe_file else {}
+    table = recipe.override({**table, **({"captions": captions} if captions else {})}, assignments)
+    table = {"bridges": [{"name": "gaussian_noise", "target_cosine": 0.5}], **table}
+    tried = dict(recipe.read_assignment(one) for one in over)
+    if wrong := [key for key, values in tried.items() if not isinstance(values, list)]:
+        raise SettingError(f"--over takes a list, for example bridges.0.std=[0.05, 0.1]; that of {', '.join(wrong)} is none.")
+    dataset = _spec(given) if given["dataset"] else None
+    asked = _decoding_of(Decoding(), given) if any(given.get(name) is not None for name in ("strategy", "beams", "max_tokens")) else None
+    points = run(
+        table, output, tried or None, seeds=[int(seed) for seed in seeds.split(",")], dataset=dataset, metric=metric, decoding=asked, device=device
+    )
+    for point in points:
+        shown = ", ".join(f"{key} = {value}" for key, value in point["settings"].items()) or "as it is"
+        spread = f" [{point['low']:.2f}, {point['high']:.2f}]" if "low" in point else ""
+        click.echo(f"{point['value']:8.3f}{spread}   {shown}")
+    click.echo(f"\nThe curve: {output / 'sweep.svg'}   the best setting's recipe: {output / 'best.toml'}")
 
 
 @main.command()

@@ -73,17 +73,20 @@ class Pairs:
         return digest.hexdigest()[:16]
 
 
-def open_dataset(spec: str | dict[str, Any], **settings: Any) -> Dataset:
-    """A dataset from a path whose ending or content a dataset part recognises, or from a table of name and settings. Raises SettingError."""
-    if isinstance(spec, dict):
-        return parts.build("datasets", spec, **settings)
+def open_dataset(spec: str | dict[str, Any]) -> Dataset:
+    """A dataset from a table of name and settings, or from a path whose ending or content a dataset part recognises; a table without a name is a path
+    with settings. Raises SettingError."""
+    if isinstance(spec, dict) and "name" in spec:
+        return parts.build("datasets", spec)
+    table = {"path": spec} if isinstance(spec, str) else spec
+    path = table.get("path", "")
     classes: list[type[Dataset]] = [parts.find("datasets", name) for name in parts.names("datasets")]
     for part in classes:
-        if part.recognises(spec):
-            return parts.build("datasets", {"name": part.__module__.rpartition(".")[2], "path": spec}, **settings)
+        if part.recognises(path):
+            return parts.build("datasets", {"name": part.__module__.rpartition(".")[2], **table})
     endings = sorted({suffix for part in classes for suffix in part.suffixes})
     raise SettingError(
-        f"{spec}: no dataset part recognises this file. Known endings: {', '.join(endings)}. Name the part in a recipe's `captions` table."
+        f"{path}: no dataset part recognises this file. Known endings: {', '.join(endings)}. Name the part in a recipe's `captions` table."
     )
 
 

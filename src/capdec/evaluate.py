@@ -4,12 +4,17 @@
     shuffled     the same captions, each given to another photo: what is gained by knowing the style alone
     nearest      the training caption nearest to the photo (CLIPRe): what is gained by writing at all
     constant     one caption for all photos: the training caption nearest to the mean of all training captions
+    person       the first person's caption against the others': one reference fewer, and yet the scale of things
 
-CIDEr and ROUGE-L come with a bootstrap interval over images (idf fixed to the full set); the supervision behind the scores is computed.
+Every figure has a bootstrap interval over images (idf fixed to the full set), and every system the supervision behind it, computed from what was
+used. `output` gets predictions.jsonl (captions, references and figures image by image), scores.json, and manifest.json: what was scored, by what,
+on what.
 """
 
 import json
+import shutil
 import time
+import warnings
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -17,101 +22,197 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
+from torch import Tensor
 
-from capdec import parts
-from capdec.captioner import Captioner
+from capdec import bootstrap, recipe, scoring
+from capdec.captioner import Captioner, supervision_on
 from capdec.checkpoint import replacing, write_json
-from capdec.errors import DataError
+from capdec.corpus import Photos, embed_photos, open_dataset
+from capdec.errors import DataError, MismatchError
 from capdec.nearest import nearest, recall
 from capdec.progress import Progress
-from capdec.protocols import Caption, Dataset, Decoding, Metric, Supervision
+from capdec.protocols import Backbone, Caption, Dataset, Decoding, Example, Predictions, Score, Supervision
+
+Spec = str | dict[str, Any]
+BASELINES = ("shuffled", "nearest", "constant", "person")
 
 
 def evaluate(
     captioner: Captioner,
-    dataset: Dataset,
-    output: str | Path | None = None,
+    dataset: Spec,
+    output: str | Path,
     *,
-    memory: Sequence[str] = (),
+    memory: Spec | None = None,
+    baselines: Sequence[str] = BASELINES,
     decoding: Decoding | None = None,
-    metrics: Sequence[str] = ("coco_scores",),
-    resamples: int = 1000,
+    metrics: Sequence[str] = scoring.METRICS,
+    judge: Backbone | None = None,
+    resamples: int = bootstrap.RESAMPLES,
     seed: int = 0,
     batch: int = 64,
+    embeddings: str | Path | None = None,
 ) -> dict[str, Any]:
-    """Scores by system and metric, each {"value", "low", "high"}. `memory` holds training captions for the nearest and the constant baseline; without
-    it they are left out. Writes `predictions.jsonl` and `scores.json` into `output`.
+    """Figures by system, and by group where the dataset has groups; the content of scores.json. `dataset` and `memory` are files or tables of a
+    dataset part; `memory` is the text it was trained on, for the baselines nearest and constant and for the share of copied captions. `judge` says how
+    captions fit photos (default: the captioner's own backbone, and then marked). `embeddings` keeps the photos' embeddings for further evaluations
+    (default: in `output`, until it is done).
 
-    Raises DataError where an example has no photo, no id or no references.
+    Cut off and called again, it goes on with the photos that have no caption yet. Raises DataError where an example has no photo, no id or no
+    references, where ids come twice or a photo cannot be opened; MismatchError where `output` holds an unfinished evaluation of something else.
     """
     started = time.monotonic()
-    ids: list[str] = []
-    references: dict[str, Sequence[str]] = {}
-    embeddings: list[torch.Tensor] = []
-    said: list[Caption] = []
-    for name in metrics:
-        parts.build("metrics", name).score({"0": "a man"}, {"0": ["a man"]})  # what it lacks (Java, say) is known before the work is done
-    examples = list(dataset)
-    for example in examples:
-        if example.open_image is None or example.image_id is None or not example.captions:
-            raise DataError(
-                f"evaluation needs photos with ids and references, and {example.image_id or 'an example'} lacks one. Name the photos' folder."
-            )
-        ids.append(example.image_id)
-        references[example.image_id] = list(example.captions)
-    if len(references) != len(ids):
-        raise DataError(f"{len(ids) - len(references)} photos share an image_id with another: ids must be unique.")
-    with Progress("captioning", len(examples)) as progress:
-        for start in range(0, len(examples), batch):
-            images = [example.open_image() for example in examples[start : start + batch] if example.open_image is not None]
-            found = captioner.backbone.encode_image(images)
-            embeddings.append(found.cpu())
-            said += captioner.caption_embeddings(found.cpu(), decoding, batch, start=start)
-            progress.update(min(start + batch, len(examples)))
-    vectors = torch.cat(embeddings)
+    warnings.filterwarnings("ignore", "[0-9]+ of [0-9]+ captions were cut", UserWarning)  # the manifest counts them
+    folder = Path(output)
+    decoding = decoding or captioner.decoding
+    judges = scoring.build(metrics, judge or captioner.backbone)
+    photos, memories = open_dataset(dataset), open_dataset(memory) if memory is not None else None
+    examples = scoring.read_references(photos)
+    ids = list(examples)
+    if lacking := [key for key, example in examples.items() if example.open_image is None]:
+        raise DataError(f"evaluation needs photos, and {len(lacking)} of {len(ids)} examples have none ({lacking[0]} ...). Name the photos' folder.")
+    references = {key: example.captions for key, example in examples.items()}
+    what = {"captioner": captioner.fingerprint, "images": scoring.digest(references), "decoding": asdict(decoding)}
 
-    order = torch.randperm(len(ids), generator=torch.Generator().manual_seed(seed)).tolist()
-    shifted = {order[place]: order[place - 1] for place in range(len(order))}  # a cycle: nobody keeps its own
-    systems = {"itself": [caption.text for caption in said], "shuffled": [said[shifted[place]].text for place in range(len(ids))]}
-    if memory:
-        rows = captioner.backbone.encode_text(memory).cpu()
-        systems["nearest training caption"] = [memory[row] for row in nearest(vectors, rows, 1)[1].squeeze(1).tolist()]
-        middle = F.normalize(rows.mean(0, keepdim=True), dim=-1)
-        systems["constant caption"] = [memory[int(nearest(middle, rows, 1)[1])]] * len(ids)
+    vectors = _embedded(captioner.backbone, examples, Path(embeddings or folder / "embeddings"))
+    said = _captioned(captioner, ids, vectors, decoding, folder / ".captions.jsonl", what, batch)
+    texts = [caption for example in memories or () for caption in example.captions]
+    systems = {"itself": dict(zip(ids, (caption.text for caption in said), strict=True))}
+    systems |= _baselines(baselines, systems["itself"], vectors, captioner.backbone, texts, seed)
 
-    scores: dict[str, dict[str, dict[str, float]]] = {}
-    for system, texts in systems.items():
-        scores[system] = {}
-        for name in metrics:
-            metric: Metric = parts.build("metrics", name)
-            for key, score in metric.score(dict(zip(ids, texts, strict=True)), references).items():
-                scores[system][key] = {"value": round(score.value, 3), **_interval(score.each, resamples, seed)}
+    openers = {key: example.open_image for key, example in examples.items() if example.open_image is not None}
+    figures = {
+        name: scoring.score(judges, Predictions(captions, references, openers, texts, captioner.backbone.fingerprint))
+        for name, captions in systems.items()
+    }
+    if "person" in baselines and all(len(captions) > 1 for captions in references.values()):
+        others = {key: captions[1:] for key, captions in references.items()}
+        systems["person"] = {key: captions[0] for key, captions in references.items()}
+        figures["person"] = scoring.score(judges, Predictions(systems["person"], others, openers, texts))
+    groups = {}
+    for group in dict.fromkeys(example.group for example in examples.values() if example.group):
+        some = {key: references[key] for key in ids if examples[key].group == group}
+        captions = {key: systems["itself"][key] for key in some}
+        groups[group] = scoring.score(judges, Predictions(captions, some, openers, texts, captioner.backbone.fingerprint))
 
-    supervision = captioner.supervision
-    if dataset.name in captioner.backbone.trained_on_pairs:
-        supervision |= Supervision.BACKBONE_PAIRS
-    unknown = "" if dataset.name or not captioner.backbone.trained_on_pairs else " (whether the backbone saw its pairs is unknown: name the dataset)"
-    texts = [caption for example in examples for caption in example.captions]
-    owners = torch.tensor([place for place, example in enumerate(examples) for _ in example.captions])
-    report = {
-        "n": len(ids), "dataset": dataset.name, "scores": scores, "supervision": supervision.words() + unknown,
-        "backbone": captioner.backbone.fingerprint, "backbone_recall": recall(vectors, captioner.backbone.encode_text(texts).cpu(), owners),
-        "decoding": asdict(decoding or captioner.decoding), "seed": seed, "seconds": round(time.monotonic() - started, 1),
+    shown = captioner.backbone.encode_text([caption for captions in references.values() for caption in captions]).cpu()
+    owners = torch.tensor([place for place, captions in enumerate(references.values()) for _ in captions])
+    scores = {
+        "n": len(ids),
+        "systems": {name: scoring.as_json(found, resamples, seed) for name, found in figures.items()},
+        "groups": {
+            name: {"n": sum(e.group == name for e in examples.values()), **scoring.as_json(found, resamples, seed)} for name, found in groups.items()
+        },
+        "supervision": {name: _supervision(name, captioner, photos, memories) for name in systems},
+        "backbone_recall": recall(vectors, shown, owners),
+    }
+    manifest = {
+        **recipe.origin(),
+        "captioner": {**captioner.spec, "fingerprint": captioner.fingerprint, "text": list(captioner.text), "recipe": captioner.recipe},
+        "backbone": captioner.backbone.fingerprint,
+        "judge": {"fingerprint": (judge or captioner.backbone).fingerprint, "is_own_backbone": judge is None or judge is captioner.backbone},
+        "dataset": {
+            "opened": dataset, "name": photos.name, "split": photos.split, "digest": what["images"], "n": len(ids), "references": len(owners),
+            "left_out": getattr(photos, "left_out", 0), "image_ids": ids,
+        },
+        "memory": {"opened": memory, "name": memories.name, "captions": len(texts)} if memories is not None else None,
+        "supervision": scores["supervision"],
+        "decoding": what["decoding"], "tokens": scoring.TOKENS, "seed": seed,
+        "bootstrap": {"over": "images", "resamples": resamples, "level": bootstrap.LEVEL, "seed": seed},
+        "truncated": getattr(captioner.backbone, "truncated", 0), "seconds": round(time.monotonic() - started, 1),
     }  # fmt: skip
-    if output is not None:
-        with replacing(Path(output) / "predictions.jsonl") as temporary:
-            rows_out = [{"image_id": key, **{name: texts[place] for name, texts in systems.items()}} for place, key in enumerate(ids)]
-            temporary.write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows_out), encoding="utf-8")
-        write_json(Path(output) / "scores.json", report)
-    return report
+    _write(folder, ids, said, examples, systems, figures, scores, manifest)
+    if embeddings is None:
+        shutil.rmtree(folder / "embeddings")
+    return scores
 
 
-def _interval(each: dict[str, float] | None, resamples: int, seed: int) -> dict[str, float]:
-    """The 95 % interval of the mean over images, where the value is such a mean (CIDEr, ROUGE-L); for corpus-level BLEU none is given."""
-    if each is None:
-        return {}
-    values = torch.tensor(list(each.values()), dtype=torch.float64)
-    generator = torch.Generator().manual_seed(seed)
-    means = torch.stack([values[torch.randint(len(values), (len(values),), generator=generator)].mean() for _ in range(resamples)])
-    low, high = means.quantile(torch.tensor([0.025, 0.975], dtype=torch.float64)).tolist()
-    return {"low": round(low, 3), "high": round(high, 3)}
+def _embedded(backbone: Backbone, examples: dict[str, Example], folder: Path) -> Tensor:
+    photos = Photos(list(examples), [example.open_image for example in examples.values() if example.open_image is not None])
+    with Progress("embedding photos", len(photos.ids)) as progress:
+        found, rows = embed_photos(photos, backbone, folder, lambda done, _: progress.update(done))
+    if unread := [key for key in photos.ids if key not in rows]:
+        named = ", ".join(unread[:10])
+        raise DataError(f"{len(unread)} of {len(photos.ids)} photos could not be opened: {named}. Mend them, or leave them out (partial).")
+    return found[torch.arange(len(found))]
+
+
+def _captioned(
+    captioner: Captioner, ids: Sequence[str], vectors: Tensor, decoding: Decoding, part: Path, what: dict[str, Any], batch: int
+) -> list[Caption]:
+    """Captions in order. They are kept in `part` as they come, under what they are captions of, and taken from there by a later call."""
+    said: list[Caption] = []
+    if part.is_file():
+        first, *lines = part.read_text(encoding="utf-8").split("\n")[:-1] or ["null"]  # a kill may leave half a line
+        if json.loads(first) not in (None, what):
+            raise MismatchError(f"{part.parent} holds an unfinished evaluation of something else. Name another folder, or delete {part}.")
+        said = [_caption(json.loads(line)) for line in lines]
+    with replacing(part) as temporary:
+        temporary.write_text(json.dumps(what) + "\n" + "".join(json.dumps(asdict(caption)) + "\n" for caption in said), encoding="utf-8")
+    with part.open("a", encoding="utf-8") as file, Progress("captioning", len(ids), start=len(said)) as progress:
+        for start in range(len(said), len(ids), batch):
+            found = captioner.caption_embeddings(vectors[start : start + batch], decoding, batch, start=start)
+            said += found
+            file.write("".join(json.dumps(asdict(caption)) + "\n" for caption in found))
+            file.flush()
+            progress.update(len(said))
+    return said
+
+
+def _caption(row: dict[str, Any]) -> Caption:
+    return Caption(row["text"], row["score"], tuple(row["tokens"]), tuple(_caption(other) for other in row["alternatives"]))
+
+
+def _baselines(
+    wanted: Sequence[str], own: dict[str, str], vectors: Tensor, backbone: Backbone, texts: Sequence[str], seed: int
+) -> dict[str, dict[str, str]]:
+    ids, systems = list(own), {}
+    if "shuffled" in wanted:
+        order = torch.randperm(len(ids), generator=torch.Generator().manual_seed(seed)).tolist()
+        systems["shuffled"] = {ids[order[place]]: own[ids[order[place - 1]]] for place in range(len(ids))}  # a cycle: nobody keeps its own
+        systems["shuffled"] = {key: systems["shuffled"][key] for key in ids}
+    if texts and {"nearest", "constant"} & set(wanted):
+        rows = torch.cat([backbone.encode_text(texts[at : at + 4096]).cpu() for at in range(0, len(texts), 4096)])
+        if "nearest" in wanted:
+            found = nearest(vectors, rows, 1)[1].squeeze(1).tolist()
+            systems["nearest"] = {key: texts[row] for key, row in zip(ids, found, strict=True)}
+        if "constant" in wanted:
+            middle = F.normalize(rows.mean(0, keepdim=True), dim=-1)
+            systems["constant"] = dict.fromkeys(ids, texts[int(nearest(middle, rows, 1)[1])])
+    return systems
+
+
+def _supervision(system: str, captioner: Captioner, dataset: Dataset, memory: Dataset | None) -> str:
+    """What the system was given, in words; a constant caption is chosen by text embeddings alone."""
+    if system == "person":
+        return "a person"
+    flags = captioner.supervision_on(dataset.name)
+    if system in ("nearest", "constant"):
+        text = memory.name.split("+") if memory is not None and memory.name else ()
+        flags = supervision_on(dataset.name, text, captioner.backbone if system == "nearest" else None, Supervision(0))
+    return flags.words() + ("" if dataset.name else " (more may be so: the dataset has no name)")
+
+
+def _write(
+    folder: Path,
+    ids: Sequence[str],
+    said: Sequence[Caption],
+    examples: dict[str, Example],
+    systems: dict[str, dict[str, str]],
+    figures: dict[str, dict[str, Score]],
+    scores: dict[str, Any],
+    manifest: dict[str, Any],
+) -> None:
+    of_each = {name: scoring.of_each_image(found, ids) for name, found in figures.items()}
+    with replacing(folder / "predictions.jsonl") as temporary, temporary.open("w", encoding="utf-8") as file:
+        for place, key in enumerate(ids):
+            row: dict[str, Any] = {"image_id": key, "caption": said[place].text, "score": round(said[place].score, 4)}
+            row |= {"alternatives": [other.text for other in said[place].alternatives]} if said[place].alternatives else {}
+            row |= {"group": examples[key].group} if examples[key].group else {}
+            row |= {"references": list(examples[key].captions), "figures": of_each["itself"][place]}
+            row["others"] = {
+                name: {"caption": captions[key], "figures": of_each[name][place]} for name, captions in systems.items() if name != "itself"
+            }
+            file.write(json.dumps(row, ensure_ascii=False) + "\n")
+    write_json(folder / "scores.json", scores)
+    write_json(folder / "manifest.json", manifest)
+    (folder / ".captions.jsonl").unlink(missing_ok=True)

@@ -5,11 +5,12 @@ T tokens. Only captions (strings), images and embeddings cross the borders betwe
 """
 
 import enum
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, NamedTuple, Protocol, runtime_checkable
 
+import numpy as np
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
@@ -216,15 +217,60 @@ class Dataset(Protocol):
     def __iter__(self) -> Iterator[Example]: ...
 
 
+@dataclass(frozen=True)
+class Predictions:
+    """What a metric looks at: a caption an image and what people wrote about it, image by image in one order; and what some metrics need beside: how
+    to open the photos, the text that the captions' maker learned from, and the fingerprint of the backbone it used."""
+
+    captions: Mapping[str, str]
+    references: Mapping[str, Sequence[str]]
+    openers: "Mapping[str, Callable[[], Image]] | None" = None
+    training_text: Sequence[str] = ()
+    backbone: str | None = None
+
+
+def mean(sums: Float[np.ndarray, "... 2"]) -> Float[np.ndarray, "..."]:
+    """The usual Score.combine: a sum over a count; 0 where nothing was counted."""
+    return sums[..., 0] / np.maximum(sums[..., 1], 1e-12)
+
+
+@dataclass(frozen=True)
+class Score:
+    """A figure over a set of images. It is `combine` of the sums over images of `statistics`, so that a bootstrap can make it again for any choice of
+    them: for a mean the statistics are (the image's number, 1); for BLEU, counts and lengths. Without statistics there is a value and no interval;
+    without a value it was not computed, and `note` says why."""
+
+    value: float | None
+    statistics: Float[np.ndarray, "N S"] | None = None
+    combine: Callable[[Float[np.ndarray, "... S"]], Float[np.ndarray, "..."]] = mean
+    note: str = ""
+
+    @classmethod
+    def of(
+        cls,
+        statistics: Float[np.ndarray, "N S"],
+        combine: Callable[[Float[np.ndarray, "... S"]], Float[np.ndarray, "..."]] = mean,
+        note: str = "",
+    ) -> "Score":
+        return cls(float(combine(statistics.sum(0))), statistics, combine, note)
+
+    @classmethod
+    def mean_of(cls, each: Float[np.ndarray, "N"], note: str = "") -> "Score":
+        return cls.of(np.stack([each, np.ones(len(each))], 1).astype(np.float64), note=note)
+
+    @classmethod
+    def missing(cls, why: str) -> "Score":
+        return cls(None, note=f"not computed: {why}")
+
+    @property
+    def each(self) -> Float[np.ndarray, "N"] | None:
+        """The figure of each image alone."""
+        return None if self.statistics is None else self.combine(self.statistics)
+
+
 @runtime_checkable
 class Metric(Protocol):
-    """Named values over a set of captions and, for each, the per-image statistics behind it."""
+    """Figures over a set of captions, by name, times 100 where the field reports them so. What cannot be computed here (no Java, no photos) is a
+    Score.missing, never 0."""
 
-    def score(self, captions: dict[str, str], references: dict[str, Sequence[str]]) -> "dict[str, Score]": ...
-
-
-class Score(NamedTuple):
-    """A value over the set, and one number an image whose mean a bootstrap resamples (or None where no such numbers exist)."""
-
-    value: float
-    each: dict[str, float] | None
+    def score(self, predictions: Predictions) -> dict[str, Score]: ...

@@ -19,6 +19,8 @@ every result.
 """
 
 import json
+import subprocess
+import time
 import tomllib
 from collections.abc import Sequence
 from pathlib import Path
@@ -26,6 +28,7 @@ from typing import Any
 
 import tomli_w
 
+import capdec
 from capdec.errors import SettingError
 
 Recipe = dict[str, Any]
@@ -48,13 +51,7 @@ def override(recipe: Recipe, assignments: Sequence[str]) -> Recipe:
     """
     result = json.loads(json.dumps(recipe))
     for assignment in assignments:
-        path, equals, text = assignment.partition("=")
-        if not equals or not all(path.split(".")):
-            raise SettingError(f"--set takes key=value, for example decoder.layers=4; this came: {assignment!r}.")
-        try:
-            value = json.loads(text)
-        except json.JSONDecodeError:
-            value = text
+        path, value = read_assignment(assignment)
         *parents, last = path.split(".")
         place: Any = result
         for index, name in enumerate(parents):
@@ -68,6 +65,17 @@ def override(recipe: Recipe, assignments: Sequence[str]) -> Recipe:
             place = inner
         place[_position(place, last, assignment) if isinstance(place, list) else last] = value
     return result
+
+
+def read_assignment(assignment: str) -> tuple[str, Any]:
+    """The key and the value of `key=value`. Raises SettingError."""
+    path, equals, text = assignment.partition("=")
+    if not equals or not all(path.split(".")):
+        raise SettingError(f"--set takes key=value, for example decoder.layers=4; this came: {assignment!r}.")
+    try:
+        return path, json.loads(text)
+    except json.JSONDecodeError:
+        return path, text
 
 
 def _position(values: list, key: str, assignment: str) -> int:
@@ -85,3 +93,15 @@ def _without_none(value: Any) -> Any:
     if isinstance(value, dict):
         return {key: _without_none(item) for key, item in value.items() if item is not None}
     return [_without_none(item) for item in value] if isinstance(value, list | tuple) else value
+
+
+def origin() -> dict[str, Any]:
+    """What stands beside every result: the version, in a checkout the commit ("+" where files differ from it), and the time."""
+    here = Path(__file__).parent
+    try:
+        commit = subprocess.run(
+            ["git", "describe", "--always", "--exclude=*", "--dirty=+"], cwd=here, capture_output=True, text=True, check=True
+        ).stdout.strip()
+    except (OSError, subprocess.CalledProcessError):
+        commit = None
+    return {"capdec": capdec.__version__, "commit": commit, "time": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())}

@@ -11,17 +11,20 @@ import itertools
 import json
 import math
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import asdict
 from pathlib import Path
 from statistics import fmean
 from typing import Any
 
+from capdec import bootstrap, scoring
 from capdec import recipe as recipes
 from capdec.captioner import Captioner
 from capdec.checkpoint import replacing, write_json
+from capdec.corpus import open_dataset
+from capdec.drawing import Series, curves
 from capdec.errors import SettingError
 from capdec.evaluate import evaluate
-from capdec.protocols import Dataset, Decoding
+from capdec.protocols import Decoding
 from capdec.train import train
 
 SEED = "training.seed"
@@ -35,13 +38,15 @@ def sweep(
     output: str | Path,
     over: dict[str, Sequence[Any]] | None = None,
     *,
-    dataset: Dataset | None = None,
+    seeds: Sequence[int] = (0,),
+    dataset: str | dict[str, Any] | None = None,
     metric: str = "CIDEr",
     decoding: Decoding | None = None,
     device: str = "cpu",
 ) -> list[dict[str, Any]]:
-    """One entry a point, in order: {"settings", "runs": [folder ...], "value", "each": [value of a seed ...], "std" and "target_cosine" where the first
-    bridge has them}. `over` maps a recipe's keys, dotted as in --set, to the values to try (default: target cosines of the first bridge).
+    """One entry a point, in order, as in sweep.json: {"settings", "runs": [folder ...], "siblings": [log-probability of a run ...], "value"}; where
+    photos are given "low", "high" (over images and runs) and "each"; "std" and "target_cosine" where the first bridge has them. `over` maps keys of
+    the recipe, dotted as in --set, to the values to try (default: target cosines of the first bridge); each is tried with every seed.
 
     Raises SettingError where `over` is empty or a metric is not among those that were computed.
     """
@@ -49,28 +54,28 @@ def sweep(
     over = dict(over or {COSINE: COSINES})
     if not all(over.values()):
         raise SettingError(f"nothing to try for {', '.join(key for key, values in over.items() if not values)}: give --over KEY=[value, ...].")
-    varied = [key for key in over if key != SEED]
-    seeds = over.pop(SEED, [recipe.get("training", {}).get("seed", 0)])
-    points = []
-    for values in itertools.product(*(over[key] for key in varied)):
-        settings = dict(zip(varied, values, strict=True))
-        point: dict[str, Any] = {"settings": settings, "runs": [], "each": []}
+    points: list[dict[str, Any]] = []
+    for values in itertools.product(*over.values()):
+        settings = dict(zip(over, values, strict=True))
+        point: dict[str, Any] = {"settings": settings, "runs": [], "siblings": []}
         for seed in seeds:
             table = recipes.override(recipe, [f"{key}={json.dumps(value)}" for key, value in {**settings, SEED: seed}.items()])
             run = folder / _name({**settings, SEED: seed})
             captioner = _trained(table, run, folder / "embeddings", device)
+            if dataset is not None:
+                _evaluated(captioner, run / "evaluation", dataset, decoding, folder / "embeddings")
             point["runs"].append(run.name)
-            point["each"].append(_value(captioner, run, dataset, metric, decoding))
+            point["siblings"].append(_siblings(run))
             noise = captioner.bridges[0] if captioner.bridges else None
             point |= {name: round(getattr(noise, name), 5) for name in ("std", "target_cosine") if hasattr(noise, name)}
-        point["value"] = round(fmean(point["each"]), 4)
-        points.append(point)
+        points.append({**point, **_figure(point, folder, metric if dataset is not None else None)})
         write_json(folder / "sweep.json", {"metric": metric if dataset else SIBLING, "points": points})
     best = max(points, key=lambda point: point["value"])
-    chosen = {"by": "capdec sweep", "metric": metric if dataset else SIBLING, "pairs": dataset is not None, "tried": len(points)}
+    chosen = {"by": "capdec sweep", "metric": metric if dataset else SIBLING, "pairs": dataset is not None, "on": dataset, "tried": len(points)}
     with replacing(folder / "best.toml") as temporary:
         winner = recipes.override(recipe, [f"{key}={json.dumps(value)}" for key, value in best["settings"].items()])
-        temporary.write_text(recipes.dump({**winner, "chosen": {**chosen, **({"on": dataset.name} if dataset and dataset.name else {})}}))
+        temporary.write_text(recipes.dump({**winner, "chosen": chosen}), encoding="utf-8")
+    _draw(folder / "sweep.svg", points, metric if dataset is not None else SIBLING)
     return points
 
 
@@ -92,11 +97,52 @@ def _asked(run: Path) -> Any:
     return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else None
 
 
-def _value(captioner: Captioner, run: Path, dataset: Dataset | None, metric: str, decoding: Decoding | None) -> float:
-    if dataset is None:
-        held_out = json.loads((run / "scores.json").read_text(encoding="utf-8"))["log_prob_of_held_out"]
-        return float(held_out.get("sibling", held_out.get("own", math.nan)))
-    raise NotImplementedError
+def _evaluated(captioner: Captioner, folder: Path, dataset: str | dict[str, Any], decoding: Decoding | None, embeddings: Path) -> None:
+    """Scored where that was not done; the photos' embeddings are shared by all runs."""
+    path = folder / "manifest.json"
+    if path.is_file():
+        manifest = json.loads(path.read_text(encoding="utf-8"))
+        done = manifest["captioner"]["fingerprint"], manifest["decoding"], manifest["dataset"]["digest"]
+        references = {key: example.captions for key, example in scoring.read_references(open_dataset(dataset)).items()}
+        if done == (captioner.fingerprint, asdict(decoding or captioner.decoding), scoring.digest(references)):
+            return
+    photos = embeddings / f"photos-{captioner.backbone.fingerprint}"
+    evaluate(captioner, dataset, folder, baselines=(), decoding=decoding, metrics=("coco_scores",), embeddings=photos)
+
+
+def _siblings(run: Path) -> float:
+    held_out = json.loads((run / "scores.json").read_text(encoding="utf-8"))["log_prob_of_held_out"]
+    return float(held_out.get("sibling", held_out.get("own", math.nan)))
+
+
+def _figure(point: dict[str, Any], folder: Path, metric: str | None) -> dict[str, Any]:
+    """The point's value over its runs; with photos, its interval over images and runs."""
+    if metric is None:
+        return {"value": round(fmean(point["siblings"]), 4)}
+    figures = [scoring.read_evaluation(folder / run / "evaluation", ("coco_scores",))[1] for run in point["runs"]]
+    if metric not in figures[0]:
+        raise SettingError(f"no figure is called {metric!r}. There are: {', '.join(figures[0])}.")
+    value, (low, high) = bootstrap.mean_of_runs([found[metric] for found in figures])
+    each = [round(float(found[metric].value or 0), 3) for found in figures]
+    return {"value": round(value, 3), "low": round(low, 3), "high": round(high, 3), "each": each}
+
+
+def _draw(path: Path, points: Sequence[dict[str, Any]], metric: str) -> None:
+    """Against the noise where it is the noise that varies, and with what text alone would choose marked; else setting by setting."""
+    low, high = ([point[key] for point in points] if key in points[0] else None for key in ("low", "high"))
+    y = [point["value"] for point in points]
+    noisy = all("std" in point for point in points) and len({point["target_cosine"] for point in points}) == len(points)
+    text = max(range(len(points)), key=lambda place: fmean(points[place]["siblings"]))
+    if noisy and len(points) > 1:
+        order = sorted(range(len(points)), key=lambda place: points[place]["target_cosine"])
+        x = [points[place]["target_cosine"] for place in order]
+        low, high = ([values[place] for place in order] if values else None for values in (low, high))
+        ticks = {points[place]["target_cosine"]: f"{points[place]['target_cosine']:.2f}\nstd {points[place]['std']:.3f}" for place in order}
+        series = Series(metric, x, [y[place] for place in order], low, high, order.index(text), "text alone would choose this")
+        curves(path, [series], f"{metric} by noise level", "target cosine, 1 = no noise", metric, ticks=ticks)
+    else:
+        names = [", ".join(f"{key.rpartition('.')[2]} {_shown(value)}" for key, value in point["settings"].items()) or "as it is" for point in points]
+        curves(path, [Series(metric, range(len(points)), y, low, high)], f"{metric} by setting", "", metric, ticks=dict(enumerate(names)))
 
 
 def _name(settings: dict[str, Any]) -> str:
@@ -104,10 +150,11 @@ def _name(settings: dict[str, Any]) -> str:
     >>> _name({"bridges.0.target_cosine": 0.5, "captions": "text/coco.jsonl", "training.seed": 1})
     'target_cosine=0.5,captions=coco,seed=1'
     """
-    words = []
-    for key, value in settings.items():
-        shown = value.get("path", value) if isinstance(value, dict) else value
-        shown = Path(shown).stem if isinstance(shown, str) else shown
-        text = str(shown) if isinstance(shown, str | int | float | bool) else hashlib.sha256(json.dumps(value).encode()).hexdigest()[:8]
-        words.append(f"{key.rpartition('.')[2]}={text}")
-    return ",".join(words)
+    return ",".join(f"{key.rpartition('.')[2]}={_shown(value)}" for key, value in settings.items())
+
+
+def _shown(value: Any) -> str:
+    inner = value.get("path", value) if isinstance(value, dict) else value
+    if isinstance(inner, dict | list):
+        return hashlib.sha256(json.dumps(value).encode()).hexdigest()[:8]
+    return Path(inner).stem if isinstance(inner, str) else str(inner)

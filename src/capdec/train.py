@@ -10,7 +10,6 @@ batches of one.
 
 import json
 import math
-import subprocess
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import nullcontext
@@ -22,7 +21,6 @@ import torch
 from jaxtyping import Int
 from torch import Tensor
 
-import capdec
 from capdec import parts, recipe
 from capdec.captioner import Captioner
 from capdec.checkpoint import load_module, load_state, module_tensors, read_tensors, replacing, save_state, write_json, write_tensors
@@ -165,7 +163,7 @@ def train(
     if worker.is_first:
         report = {
             "captions": len(corpus), "learned_from": len(learn), "held_out": len(held), "noise": choice, "recipe": {**given, "bridges": resolved},
-            "log_prob_of_held_out": data.evaluate(model, built, plan), "parameters": sum(p.numel() for p in model.parameters()), **_origin(),
+            "log_prob_of_held_out": data.evaluate(model, built, plan), "parameters": sum(p.numel() for p in model.parameters()), **recipe.origin(),
         }  # fmt: skip
         captioner.save(folder)
         write_json(folder / "scores.json", report)
@@ -457,16 +455,6 @@ class _Record:
     def add(self, line: dict[str, Any]) -> None:
         with open(self.path, "a", encoding="utf-8") as file:
             file.write(json.dumps(line) + "\n")
-
-
-def _origin() -> dict[str, Any]:
-    """The version and, in a checkout, the commit."""
-    here = Path(__file__).parent
-    try:
-        commit = subprocess.run(["git", "rev-parse", "--short", "HEAD"], cwd=here, capture_output=True, text=True, check=True).stdout.strip()
-    except (OSError, subprocess.CalledProcessError):
-        commit = None
-    return {"capdec": capdec.__version__, "commit": commit, "time": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())}
 
 
 def card(report: dict[str, Any], captioner: Captioner) -> str:

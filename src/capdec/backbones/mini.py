@@ -129,6 +129,8 @@ class Mini:
     Captions are cut at 32 tokens; `truncated` counts how many were, and a warning says so. Raises DataError where the folder holds no mini.
     """
 
+    caption_prompt = ""
+    """What stands before a caption that is to be compared with a photo: nothing, since it learned from bare captions."""
     target_cosine = 0.8
     """What held-out siblings chose on the embedded captioner's corpus (docs/results.md)."""
 

@@ -1,52 +1,55 @@
-"""BLEU-1..4, ROUGE-L and CIDEr as the COCO caption evaluation computes them, by pycocoevalcap. Its "CIDEr" is CIDEr-D; all values are times 100.
-Both sides go through Stanford's PTBTokenizer, which runs on Java. What is not here yet: METEOR, SPICE, and a tokenizer without Java.
+"""BLEU-1..4, ROUGE-L and CIDEr as the COCO caption evaluation computes them, without Java. Its "CIDEr" is CIDEr-D; all figures are times 100.
+
+Texts go through our Python twin of Stanford's PTB tokenizer (`ptb`), BLEU and ROUGE-L are pycocoevalcap's own, CIDEr is its equal (`cider`).
 """
 
-import contextlib
-import io
-import shutil
-from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 
-from capdec.errors import CapdecError, MismatchError, MissingExtra
-from capdec.protocols import Score
+import numpy as np
+from jaxtyping import Float
+
+from capdec.cider import cider
+from capdec.errors import MissingExtra
+from capdec.protocols import Predictions, Score
+from capdec.ptb import tokenize
 
 
 class CocoScores:
-    """Raises MissingExtra without pycocoevalcap, CapdecError without Java, MismatchError where captions and references are not of the same images."""
+    """Raises MissingExtra without pycocoevalcap."""
 
-    def score(self, captions: dict[str, str], references: dict[str, Sequence[str]]) -> dict[str, Score]:
+    def score(self, predictions: Predictions) -> dict[str, Score]:
         try:
-            from pycocoevalcap.bleu.bleu import Bleu
-            from pycocoevalcap.cider.cider import Cider
+            from pycocoevalcap.bleu.bleu_scorer import BleuScorer
             from pycocoevalcap.rouge.rouge import Rouge
-            from pycocoevalcap.tokenizer.ptbtokenizer import PTBTokenizer
         except ImportError as error:
             raise MissingExtra("pycocoevalcap", "eval", "scoring captions") from error
-        if captions.keys() != references.keys():
-            missing, extra = sorted(references.keys() - captions.keys()), sorted(captions.keys() - references.keys())
-            raise MismatchError(
-                f"captions and references differ: no caption for {missing[:5]}, no references for {extra[:5]}. Give one caption an image."
-            )
-        if shutil.which("java") is None:
-            raise CapdecError(
-                "the PTB tokenizer needs Java, and there is no `java` on the path. Install a Java runtime (Debian: default-jre-headless)."
-            )
-        tokenizer = PTBTokenizer()
-        said = tokenizer.tokenize({key: [{"caption": text}] for key, text in captions.items()})
-        meant = tokenizer.tokenize({key: [{"caption": text} for text in references[key]] for key in captions})
-        scores = {}
-        with contextlib.redirect_stdout(io.StringIO()):  # Bleu prints its counts
-            values, each = Bleu(4).compute_score(meant, said, verbose=0)
-            for n, (value, numbers) in enumerate(zip(values, each, strict=True), 1):
-                scores[f"BLEU-{n}"] = (value, numbers)
-            scores["ROUGE-L"] = Rouge().compute_score(meant, said)
-            scores["CIDEr"] = Cider().compute_score(meant, said)
+        said = [tokenize(text) for text in predictions.captions.values()]
+        meant = [[tokenize(text) for text in predictions.references[key]] for key in predictions.captions]
+        counter = BleuScorer(n=4)
+        for caption, references in zip(said, meant, strict=True):
+            counter += (caption, references)
+        counts = np.array([_counts(one) for one in counter.ctest])
+        rouge = np.array([Rouge().calc_score([caption], references) for caption, references in zip(said, meant, strict=True)])
         return {
-            name: Score(100 * float(value), None if name.startswith("BLEU") else {k: 100 * float(one) for k, one in zip(said, numbers, strict=True)})
-            for name, (value, numbers) in scores.items()
+            **{f"BLEU-{n}": Score.of(counts, partial(bleu, n=n)) for n in range(1, 5)},
+            "ROUGE-L": Score.mean_of(100 * rouge),
+            "CIDEr": Score.mean_of(100 * cider(said, meant)),
         }
 
     @classmethod
     def tiny(cls, folder: Path) -> "CocoScores":
         return cls()
+
+
+def _counts(one: dict) -> list[float]:
+    """Of an image: n-grams that match and n-grams there are, n = 1..4, the caption's length and that of the reference nearest to it in length."""
+    return [*one["correct"], *one["guess"], one["testlen"], min((abs(length - one["testlen"]), length) for length in one["reflen"])[1]]
+
+
+def bleu(sums: Float[np.ndarray, "... 10"], n: int) -> Float[np.ndarray, "..."]:
+    """Papineni et al. 2002: the geometric mean of the precisions times the brevity penalty; with pycocoevalcap's guards against dividing by 0."""
+    correct, guess, length, wanted = sums[..., :n], sums[..., 4 : 4 + n], sums[..., 8], sums[..., 9]
+    precision = ((correct + 1e-15) / (guess + 1e-9)).prod(-1) ** (1 / n)
+    ratio = (length + 1e-15) / (wanted + 1e-9)
+    return 100 * precision * np.exp(np.minimum(0, 1 - 1 / ratio))

@@ -1,0 +1,88 @@
+"""Plots, by matplotlib, as SVG or PNG by the file's ending. Colours are told apart by everyone, and a plot is complete without them."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from capdec.checkpoint import replacing
+from capdec.errors import MissingExtra
+
+COLOURS = ("#9a3b12", "#1f6f8b", "#5b8c2a", "#7a4b94", "#b8860b")
+MARKS = ("o", "s", "^", "D", "v")
+
+
+@dataclass(frozen=True)
+class Series:
+    """Points in order; `low` and `high` bound each, where that is known; `mark` is one of them to point out, by its place."""
+
+    name: str
+    x: Sequence[float]
+    y: Sequence[float]
+    low: Sequence[float] | None = None
+    high: Sequence[float] | None = None
+    mark: int | None = None
+    mark_name: str = ""
+
+
+def require() -> Any:
+    """matplotlib.figure.Figure, without pyplot and its global state. Raises MissingExtra."""
+    try:
+        from matplotlib.figure import Figure
+    except ImportError as error:
+        raise MissingExtra("matplotlib", "plot", "drawing") from error
+    return Figure
+
+
+def curves(
+    path: str | Path,
+    series: Sequence[Series],
+    title: str,
+    x: str,
+    y: str,
+    lines: dict[str, float] | None = None,
+    ticks: dict[float, str] | None = None,
+    log: bool = False,
+) -> None:
+    """Curves over x with their intervals; `lines` are level lines for comparison; `ticks` are what stands at which x."""
+    figure = require()(figsize=(7.2, 4.4), layout="constrained")
+    axes = _axes(figure.add_subplot(), title, x, y)
+    for place, one in enumerate(series):
+        colour, marker = COLOURS[place % len(COLOURS)], MARKS[place % len(MARKS)]
+        axes.plot(one.x, one.y, color=colour, marker=marker, markersize=5, linewidth=1.6, label=one.name)
+        if one.low is not None and one.high is not None:
+            axes.vlines(one.x, one.low, one.high, color=colour, linewidth=1.2, alpha=0.6)
+        if one.mark is not None:
+            axes.annotate(
+                one.mark_name, (one.x[one.mark], one.y[one.mark]), xytext=(0, 26), textcoords="offset points", ha="center", fontsize=9,
+                arrowprops={"arrowstyle": "->", "color": colour}, color=colour,
+            )  # fmt: skip
+    for name, level in (lines or {}).items():
+        axes.axhline(level, color="#888888", linewidth=1, linestyle="--")
+        axes.annotate(name, (1, level), xycoords=("axes fraction", "data"), xytext=(-4, 3), textcoords="offset points", ha="right", fontsize=8.5)
+    if log:
+        axes.set_xscale("log")
+    if ticks:
+        axes.set_xticks(list(ticks), list(ticks.values()), fontsize=8)
+        axes.minorticks_off()
+    if len(series) > 1:
+        axes.legend(frameon=False, fontsize=9)
+    save(figure, path)
+
+
+def _axes(axes: Any, title: str, x: str, y: str) -> Any:
+    axes.set_title(title, loc="left", fontsize=11)
+    axes.set_xlabel(x, fontsize=9.5)
+    axes.set_ylabel(y, fontsize=9.5)
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.grid(axis="y", linewidth=0.5, alpha=0.4)
+    axes.tick_params(labelsize=8.5)
+    return axes
+
+
+def save(figure: Any, path: str | Path) -> None:
+    """Whole or not at all, and the same bytes each time."""
+    with replacing(path) as temporary:
+        kind = Path(path).suffix.lstrip(".").lower() or "svg"
+        dated = {"Date": None} if kind == "svg" else {}
+        figure.savefig(temporary, format=kind, dpi=150, metadata=dated)

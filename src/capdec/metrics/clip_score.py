@@ -1,0 +1,70 @@
+"""How well captions fit their photos, by a judge: a backbone that had no part in making them.
+
+    CLIPScore       2.5 max(0, cos(photo, caption))                                            (Hessel et al. 2021)
+    RefCLIPScore    harmonic mean of that and max(0, the largest cosine of caption and reference)
+    R@1, R@5, R@10  does the caption find its own photo among all of the set?
+
+All times 100. Published figures are by CLIP ViT-B/32; another judge's are not comparable with them, only with its own. What the captioner's own
+backbone says is marked: a captioner can please the backbone it reads without telling the photo.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from capdec import parts
+from capdec.protocols import Backbone, Predictions, Score
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
+
+BATCH = 64
+
+
+class ClipScore:
+    """`backbone` is the judge, as a recipe names one, or one already built; `prompt` stands before each text (default: the judge's own
+    `caption_prompt`, else the "A photo depicts " of the paper). The photos of a set are embedded once, however many systems are scored on it."""
+
+    def __init__(self, backbone: str | dict[str, Any] | Backbone = "mini", prompt: str | None = None, device: str = "cpu"):
+        self.judge: Backbone = parts.build("backbones", backbone, device=device) if isinstance(backbone, str | dict) else backbone
+        self.prompt = prompt if prompt is not None else getattr(self.judge, "caption_prompt", "A photo depicts ")
+        self._photos: tuple[tuple[str, ...], Tensor] | None = None
+        self._texts: dict[str, Tensor] = {}
+
+    def score(self, predictions: Predictions) -> dict[str, Score]:
+        if predictions.openers is None:
+            return {name: Score.missing("no photos were given") for name in ("CLIPScore", "RefCLIPScore", "R@1", "R@5", "R@10")}
+        ids = list(predictions.captions)
+        photos = self._embedded(ids, predictions.openers)  # (N, D)
+        captions = self._encode([predictions.captions[key] for key in ids])
+        cosines = captions @ photos.T  # (N, N)
+        own = cosines.diagonal()
+        fits = 2.5 * own.clamp(min=0)
+        spans = np.cumsum([0, *(len(predictions.references[key]) for key in ids)])
+        references = self._encode([text for key in ids for text in predictions.references[key]])
+        alike = torch.stack([(references[start:end] @ caption).max() for start, end, caption in zip(spans, spans[1:], captions, strict=False)])
+        both = 2 * fits * alike.clamp(min=0) / (fits + alike.clamp(min=0)).clamp(min=1e-12)
+        rank = (cosines > own[:, None]).sum(1)
+        by = f"by {self.judge.fingerprint}" + (", the captioner's own backbone" if self.judge.fingerprint == predictions.backbone else "")
+        figures = {"CLIPScore": fits, "RefCLIPScore": both, **{f"R@{k}": (rank < k).float() for k in (1, 5, 10)}}
+        return {name: Score.mean_of(100 * each.double().numpy(), by) for name, each in figures.items()}
+
+    def _embedded(self, ids: Sequence[str], openers: "Mapping[str, Callable[[], Image]]") -> Tensor:
+        if self._photos is None or self._photos[0] != tuple(ids):
+            rows = [self.judge.encode_image([openers[key]() for key in ids[at : at + BATCH]]).cpu() for at in range(0, len(ids), BATCH)]
+            self._photos = tuple(ids), torch.cat(rows)
+        return self._photos[1]
+
+    def _encode(self, texts: Sequence[str]) -> Tensor:
+        """References come again with every system."""
+        new = [text for text in dict.fromkeys(texts) if text not in self._texts]
+        self._texts.update(zip(new, self.judge.encode_text([self.prompt + text for text in new]).cpu(), strict=True))
+        return torch.stack([self._texts[text] for text in texts])
+
+    @classmethod
+    def tiny(cls, folder: Path) -> "ClipScore":
+        return cls(parts.find("backbones", "mini").tiny(folder))  # type: ignore[attr-defined]

@@ -1,0 +1,2 @@
+def tokenize(t):
+    return t.lower().replace(".", "").strip()

@@ -1,0 +1,36 @@
+"""Score any system's captions: a file of predictions against a dataset of references. No captioner and no photo is needed, nor Java; METEOR and SPICE
+run where Java is, and the judge's figures where photos are."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from capdec import bootstrap, scoring
+from capdec.protocols import Backbone, Dataset, Predictions
+
+
+def score(
+    predictions: str | Path,
+    references: Dataset,
+    *,
+    metrics: Sequence[str] = scoring.METRICS,
+    judge: Backbone | None = None,
+    partial: bool = False,
+    resamples: int = bootstrap.RESAMPLES,
+    seed: int = 0,
+) -> dict[str, Any]:
+    """{"n", "left_out", "figures"}; `left_out` is how many images of the references have no caption, which only `partial` allows.
+
+    Raises DataError where a file cannot be used or an id comes twice, MismatchError, listing them, where images are missing or unknown.
+    """
+    captions = scoring.read_predictions(predictions)
+    examples = scoring.read_references(references)
+    left_out = [key for key in examples if key not in captions]
+    if partial:
+        examples = {key: example for key, example in examples.items() if key in captions}
+    scoring.require_same_images(captions, examples)
+    ordered = {key: captions[key] for key in examples}
+    openers = {key: example.open_image for key, example in examples.items() if example.open_image is not None}
+    shown = Predictions(ordered, {key: example.captions for key, example in examples.items()}, openers if len(openers) == len(examples) else None)
+    figures = scoring.as_json(scoring.score(scoring.build(metrics, judge), shown), resamples, seed)
+    return {"n": len(examples), "left_out": len(left_out), "dataset": references.name, "split": references.split, "figures": figures}
