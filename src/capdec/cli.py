@@ -248,7 +248,7 @@ def evaluate(
 
     loaded = Captioner.load(captioner, device, own_parts=own_parts)
     texts = read_pairs(open_dataset(memory)).targets if memory else ()
-    settings = {key: value for key, value in (("images", images), ("split", split), ("name", name)) if value}
+    settings = {key: value for key, value in (("images", images), ("split", split), ("dataset", name)) if value}
     report = run(loaded, open_dataset(dataset, **settings), output, memory=texts, decoding=_decoding_of(loaded.decoding, decoding))
     table = Table(title=f"{report['n']} photos, {report['supervision']}")
     names = list(next(iter(report["scores"].values())))
