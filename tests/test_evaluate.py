@@ -37,7 +37,7 @@ def shard(tmp_path):
 def test_an_evaluation_sets_the_captions_beside_the_baselines(tmp_path, tiny_captioner, shard):
     report = evaluate(
         tiny_captioner,
-        open_dataset(shard, name="tiny"),
+        open_dataset(shard, dataset="tiny"),
         tmp_path / "out",
         memory=["a man 1", "a red car", "two dogs"],
         decoding=Decoding(max_tokens=6),

@@ -1,6 +1,7 @@
 """Every part found in the folders keeps its protocol. No list of names: a new file is covered the moment it is there."""
 
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import torch
@@ -133,6 +134,26 @@ def test_a_dataset_yields_examples_and_can_be_read_twice(name, tmp_path):
     first, second = [example.captions for example in dataset], [example.captions for example in dataset]
     assert first and first == second
     assert all(isinstance(caption, str) and caption.strip() for captions in first for caption in captions)
+
+
+@pytest.mark.parametrize("name", DATASETS)
+def test_a_dataset_knows_which_it_is_or_can_be_told(name, tmp_path):
+    part = parts.find("datasets", name)
+    told = [setting for setting in ("dataset", "split") if setting in parts.settings(part)]
+    assert "split" in told and (part.tiny(tmp_path).name or "dataset" in told)
+    if "dataset" in told:
+        path = next(file for file in tmp_path.iterdir() if file.suffix in part.suffixes)
+        dataset = part(path, dataset="walls", split="val")
+        assert (dataset.name, dataset.split) == ("walls", "val")
+
+
+@pytest.mark.parametrize("name", DATASETS)
+def test_a_committed_sample_is_what_the_part_writes(name, tmp_path):
+    parts.find("datasets", name).tiny(tmp_path)
+    committed = Path(__file__).parent / "data" / name
+    for file in filter(Path.is_file, committed.rglob("*")):
+        written = tmp_path / file.relative_to(committed)
+        assert written.is_file() and (file.suffix == ".jpg" or written.read_bytes() == file.read_bytes()), "run tests/data/make.py"
 
 
 @pytest.mark.parametrize("name", BACKBONES)

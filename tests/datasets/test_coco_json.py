@@ -4,7 +4,7 @@ import pytest
 
 from capdec.datasets.coco_json import CocoJSON
 from capdec.datasets.karpathy import Karpathy
-from capdec.errors import DataError, ImageError
+from capdec.errors import DataError
 from capdec.protocols import Example
 
 
@@ -29,12 +29,18 @@ def test_without_the_folder_of_images_it_is_text_alone(tmp_path):
     assert CocoJSON(path).name is None
 
 
-def test_a_photo_that_is_not_there_fails_when_opened_and_not_before(tmp_path):
+def test_a_photo_that_is_not_there_is_known_at_once_and_left_out_only_if_asked(tmp_path):
     path = CocoJSON.tiny(tmp_path).path
     (tmp_path / "2.png").unlink()
-    _, second = CocoJSON(path, images=tmp_path)
-    with pytest.raises(ImageError, match=r"2\.png does not exist"):
-        second.open_image()
+    with pytest.raises(DataError, match=r"1 of 2 photos are missing: 2\.png\. Looked for in .*partial=True"):
+        CocoJSON(path, images=tmp_path)
+    dataset = CocoJSON(path, images=tmp_path, partial=True)
+    assert [example.image_id for example in dataset] == ["1"] and dataset.left_out == 1
+
+
+def test_dataset_and_split_can_be_told(tmp_path):
+    dataset = CocoJSON(CocoJSON.tiny(tmp_path).path, dataset="walls", split="val")
+    assert (dataset.name, dataset.split) == ("walls", "val")
 
 
 @pytest.mark.parametrize(

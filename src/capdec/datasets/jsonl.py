@@ -2,6 +2,7 @@
 
 {"image_id": "7", "captions": ["a dog runs", "a dog on a beach"]}      or "caption" or "text", one string or several
 {"image_id": "7", "source": "a dog runs", "target": "joy on four legs"}   what is embedded, and what is learnt; one string or several of each
+{"image": "7.jpg", "caption": "a dog runs"}                            or "file_name": the photo in the folder of images
 """
 
 import json
@@ -10,35 +11,55 @@ from pathlib import Path
 from typing import Any
 
 from capdec.errors import DataError
+from capdec.photos import Row, with_photos
 from capdec.protocols import Example
 
 CAPTIONS = ("target", "captions", "caption", "text")
 
 
 class JSONL:
-    """`image_id` may be left out. Blank lines, null and blank captions are skipped. Raises DataError, naming the line."""
+    """`image_id` may be left out. Blank lines, null and blank captions are skipped. `images` is the folder of the photos, each called by
+    the line's `image` or `file_name`, else by its image_id and a suffix (or, as Flickr8k has it, a secret and a suffix): without it the dataset is
+    text alone. With `partial`, photos that are missing are left out, `left_out` of them. `dataset` and `split` say what it is of. Raises DataError,
+    naming the line."""
 
     suffixes: tuple[str, ...] = (".jsonl", ".ndjson")
-    split: str | None = None
 
-    def __init__(self, path: str | Path, dataset: str | None = None):
+    def __init__(
+        self,
+        path: str | Path,
+        images: str | Path | None = None,
+        dataset: str | None = None,
+        split: str | None = None,
+        partial: bool = False,
+    ):
         self.path = Path(path)
         self.name = dataset
+        self.split = split
+        self.left_out = 0
+        self.examples: list[Example] | None = None
+        if images is not None:
+            self.examples, self.left_out = with_photos(list(self._rows()), images, partial)
 
     @classmethod
     def recognises(cls, path: str | Path) -> bool:
         return str(path).lower().endswith(cls.suffixes)
 
     def __iter__(self) -> Iterator[Example]:
+        return (example for example, _ in self._rows()) if self.examples is None else iter(self.examples)
+
+    def _rows(self) -> Iterator[Row]:
         found = False
         for where, line in self._lines():
             try:
-                example = _example(json.loads(line))  # bytes: UTF-8, with or without a byte order mark
+                row = json.loads(line)  # bytes: UTF-8, with or without a byte order mark
+                example = _example(row)
             except (ValueError, RecursionError) as error:
                 raise DataError(f'{where} cannot be used: {error}. A line looks like {{"image_id": "7", "captions": ["a dog runs"]}}.') from error
             if example.captions:
                 found = True
-                yield example
+                named = next((str(row[key]) for key in ("image", "file_name") if row.get(key)), example.image_id)
+                yield example, () if named is None else (named,)
         if not found:
             raise DataError(f'{self.path} holds no captions. A line looks like {{"image_id": "7", "captions": ["a dog runs"]}}.')
 

@@ -16,20 +16,28 @@ IMAGE_IDS = ("image_id", "image", "file_name", "id")
 class Table:
     """`column` names the captions (default: the first there is of caption, captions, text, sentence, title), `delimiter` what parts the cells of a
     text file (default: a tab in a .tsv, a comma elsewhere). Columns `source` and `target`, where there are both, are what is embedded and what is
-    learnt. The image's id is in image_id, image, file_name or id, where there is one. Rows without a caption are skipped.
+    learnt. The image's id is in image_id, image, file_name or id, where there is one. Rows without a caption are skipped. `dataset` and `split` say
+    what it is of.
 
     Raises DataError, naming the line, and MissingExtra for Parquet without pyarrow.
     """
 
     suffixes: tuple[str, ...] = (".csv", ".tsv", ".parquet")
-    name: str | None = None
-    split: str | None = None
 
-    def __init__(self, path: str | Path, column: str | None = None, delimiter: str | None = None):
+    def __init__(
+        self,
+        path: str | Path,
+        column: str | None = None,
+        delimiter: str | None = None,
+        dataset: str | None = None,
+        split: str | None = None,
+    ):
         if delimiter is not None and len(delimiter) != 1:
             raise SettingError(f"delimiter is one character, such as ';' or '|', not {delimiter!r}.")
         self.path = Path(path)
         self.column = column
+        self.name = dataset
+        self.split = split
         self.delimiter = delimiter or ("\t" if self.path.suffix.lower() == ".tsv" else ",")
 
     @classmethod

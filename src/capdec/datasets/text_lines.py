@@ -8,14 +8,15 @@ from capdec.protocols import Example
 
 
 class TextLines:
-    """UTF-8, with or without a byte order mark. Raises DataError where the file cannot be read or holds no captions, naming the line."""
+    """UTF-8, with or without a byte order mark. `dataset` and `split` say what it is of. Raises DataError where the file cannot be read or holds no
+    captions, naming the line."""
 
     suffixes: tuple[str, ...] = (".txt",)
-    name: str | None = None
-    split: str | None = None
 
-    def __init__(self, path: str | Path):
+    def __init__(self, path: str | Path, dataset: str | None = None, split: str | None = None):
         self.path = Path(path)
+        self.name = dataset
+        self.split = split
 
     @classmethod
     def recognises(cls, path: str | Path) -> bool:

@@ -22,14 +22,14 @@ IMAGES = ("jpg", "jpeg", "png", "webp")
 
 class WebDataset:
     """`path` is a shard, a pattern such as "shards/*.tar", or a list of these. The .json holds `captions` or `caption`, and `image_id` (default: the
-    key); where it has no captions, the .txt is the caption. What has none at all is skipped. `name` says which dataset this is (flickr8k, say), so
-    that a score can tell whether the backbone has seen its pairs. Raises DataError, naming the shard."""
+    key); where it has no captions, the .txt is the caption. What has none at all is skipped. `dataset` and `split` say what it is of (flickr8k and
+    val, say), so that a score can tell whether the backbone has seen its pairs. Raises DataError, naming the shard."""
 
     suffixes: tuple[str, ...] = (".tar",)
-    split: str | None = None
 
-    def __init__(self, path: str | Path | Sequence[str | Path], name: str | None = None):
-        self.name = name
+    def __init__(self, path: str | Path | Sequence[str | Path], dataset: str | None = None, split: str | None = None):
+        self.name = dataset
+        self.split = split
         patterns = [path] if isinstance(path, str | Path) else path
         found = {str(pattern): sorted(glob.glob(str(pattern), recursive=True)) for pattern in patterns}  # noqa: PTH207 (also of absolute patterns)
         self.shards = [shard for pattern, shards in found.items() for shard in shards or [pattern]]
