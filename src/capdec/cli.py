@@ -421,6 +421,37 @@ def sweep(
     click.echo(f"\nThe curve: {output / 'sweep.svg'}   the best setting's recipe: {output / 'best.toml'}")
 
 
+@main.command(epilog=_choices())
+@click.option("--backbone", default="mini", show_default=True, help="A backbone's name, a hub id (@revision) or a folder.")
+@click.option("--captions", required=True, help="Captions with image ids, several a photo.")
+@click.option("--images", "photos", help="Photos (WebDataset shards, say), joined to the captions by image id where the ids are the same.")
+@click.option("--output", default="out/gap", show_default=True, type=click.Path(file_okay=False, path_type=Path), help="Where it is written.")
+@click.option("--picture", default="gap.svg", show_default=True, help="The picture's name; .png works too.")
+@click.option("--most", default=25_000, show_default=True, help="Captions to embed, about.")
+@device_option
+def gap(backbone: str, captions: str, photos: str | None, output: Path, picture: str, most: int, device: str) -> None:
+    """Measure a backbone's modality gap, and suggest from text alone how much noise crosses it."""
+    from capdec.gap import gap as run
+
+    found = run(parts.build("backbones", _part("backbones", backbone), device=device), captions, output, photos, most=most, picture=picture)
+    click.echo(f"{found['backbone']}, {found['dim']} dimensions, {found['captions']} captions" + (f", {found['photos']} photos" if photos else ""))
+    click.echo("\ncosines                      mean    5 %   95 %")
+    for name, one in found["cosines"].items():
+        click.echo(f"  {name:<25} {one['mean']:6.3f} {one['5%']:6.3f} {one['95%']:6.3f}")
+    for name in ("text", "images"):
+        if name in found:
+            shown = ", ".join(f"{key.replace('_', ' ')} {value}" for key, value in found[name].items())
+            click.echo(f"\n{name}: {shown}")
+    if "centres" in found:
+        click.echo("\ncentres: " + ", ".join(f"{key.replace('_', ' ')} {value}" for key, value in found["centres"].items()))
+    click.echo("\nestimates                                 std  target cosine  from")
+    for one in found["estimates"]:
+        click.echo(f"  {one['name']:<37} {one['std']:6.4f}  {one['target_cosine']:13.3f}  {one['from']:<6} {one['why']}")
+    suggestion = found["suggestion"]
+    click.echo(f"\nFrom text alone: try target_cosine = {suggestion['target_cosine']:.2f} (std {suggestion['std']:.3f}), the {suggestion['name']}.")
+    click.echo(f"To be surer: capdec sweep {captions} --output sweep     Written to {output}")
+
+
 @main.command()
 @click.argument("folder", required=False)
 @click.option("--output", default="out/demo.html", show_default=True, type=click.Path(dir_okay=False, path_type=Path), help="The gallery.")

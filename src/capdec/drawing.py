@@ -5,6 +5,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from capdec.checkpoint import replacing
 from capdec.errors import MissingExtra
 
@@ -67,6 +69,31 @@ def curves(
         axes.minorticks_off()
     if len(series) > 1:
         axes.legend(frameon=False, fontsize=9)
+    save(figure, path)
+
+
+def histograms_and_spectrum(path: str | Path, cosines: dict[str, np.ndarray], spectra: dict[str, np.ndarray], lines: dict[str, float]) -> None:
+    """Beside each other: where the cosines lie, with estimates of the noise as lines; and how much of the variance the first directions hold."""
+    figure = require()(figsize=(11, 4.4), layout="constrained")
+    left, right = figure.subplots(1, 2, width_ratios=(1.7, 1))
+    _axes(left, "How near embeddings are", "cosine", "density")
+    for place, (name, values) in enumerate(cosines.items()):
+        left.hist(values, bins=np.linspace(-0.4, 1, 113), density=True, histtype="stepfilled", alpha=0.35, color=COLOURS[place], label=name)
+        left.hist(values, bins=np.linspace(-0.4, 1, 113), density=True, histtype="step", color=COLOURS[place])
+    top = left.get_ylim()[1]
+    left.set_ylim(0, top * (1 + 0.07 * len(lines)))
+    for place, (name, cosine) in enumerate(sorted(lines.items(), key=lambda one: one[1])):  # one below the other, for they may lie close
+        height = top * (1 + 0.07 * (len(lines) - place - 0.5))
+        left.vlines(cosine, 0, height, color="#444444", linewidth=1, linestyle=":")
+        left.annotate(f"noise {name}", (cosine, height), xytext=(3, 0), textcoords="offset points", va="center", fontsize=7.5)
+    left.legend(frameon=False, fontsize=8.5, loc="upper left")
+    _axes(right, "How many directions hold the variance", "principal directions", "share of the variance")
+    for place, (name, values) in enumerate(spectra.items()):
+        right.plot(
+            np.arange(1, len(values) + 1), np.cumsum(values) / values.sum(), color=COLOURS[place], label=name, linestyle=("-", "--")[place % 2]
+        )
+    right.set_xscale("log")
+    right.legend(frameon=False, fontsize=8.5)
     save(figure, path)
 
 
