@@ -1,12 +1,16 @@
 """Tiny real objects for the tests, and shapes in signatures checked: jaxtyping's hook wraps every annotated function of the package in beartype."""
 
+import io
 import json
+import tarfile
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from beartype import BeartypeConf, beartype
 from jaxtyping import install_import_hook
+from PIL import Image
 
 check = beartype(conf=BeartypeConf(is_pep484_tower=True))  # an int is a float, as every type checker has it
 install_import_hook("capdec", "conftest.check")
@@ -52,3 +56,19 @@ def tiny_captioner(tmp_path: Path, tiny_backbone: dict):
     return Captioner(
         backbone, [parts.build("bridges", bridge, dim=16)], decoder.eval(), {"backbone": tiny_backbone, "bridges": [bridge], "decoder": DECODER}
     )
+
+
+@pytest.fixture
+def shard(tmp_path: Path) -> dict:
+    """Six photos with two captions each."""
+    generator = np.random.default_rng(0)
+    with tarfile.open(tmp_path / "photos.tar", "w") as tar:
+        for n in range(6):
+            buffer = io.BytesIO()
+            Image.fromarray(generator.integers(0, 255, (20, 20, 3), dtype=np.uint8)).save(buffer, "JPEG")
+            record = json.dumps({"image_id": f"p{n}", "captions": [f"a man {n}", "two dogs"]}).encode()
+            for suffix, data in (("jpg", buffer.getvalue()), ("json", record)):
+                info = tarfile.TarInfo(f"p{n}.{suffix}")
+                info.size = len(data)
+                tar.addfile(info, io.BytesIO(data))
+    return {"path": str(tmp_path / "photos.tar"), "dataset": "tiny", "split": "val"}

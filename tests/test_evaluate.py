@@ -1,69 +1,130 @@
-import io
 import json
-import shutil
-import tarfile
+from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
-from PIL import Image
 
-from capdec.corpus import open_dataset
-from capdec.errors import DataError
+from capdec import evaluate as job
+from capdec.captioner import Captioner
+from capdec.errors import DataError, MismatchError
 from capdec.evaluate import evaluate
-from capdec.metrics.coco_scores import CocoScores
 from capdec.protocols import Decoding
 
-needs_java = pytest.mark.skipif(shutil.which("java") is None, reason="the PTB tokenizer needs Java")
+FAST = {"decoding": Decoding(max_tokens=6), "metrics": ("coco_scores", "diversity", "unseen_nouns", "clip_score"), "resamples": 50}
 
 
 @pytest.fixture
-def shard(tmp_path):
-    generator = np.random.default_rng(0)
-    with tarfile.open(tmp_path / "photos.tar", "w") as tar:
-        for n in range(6):
-            buffer = io.BytesIO()
-            Image.fromarray(generator.integers(0, 255, (20, 20, 3), dtype=np.uint8)).save(buffer, "JPEG")
-            for suffix, data in (
-                ("jpg", buffer.getvalue()),
-                ("json", json.dumps({"image_id": f"p{n}", "captions": [f"a man {n}", "two dogs"]}).encode()),
-            ):
-                info = tarfile.TarInfo(f"p{n}.{suffix}")
-                info.size = len(data)
-                tar.addfile(info, io.BytesIO(data))
-    return str(tmp_path / "photos.tar")
+def memory(tmp_path):
+    (tmp_path / "memory.txt").write_text("a man 1\na red car\ntwo dogs\n")
+    return {"path": str(tmp_path / "memory.txt"), "dataset": "elsewhere"}
 
 
-@needs_java
-def test_an_evaluation_sets_the_captions_beside_the_baselines(tmp_path, tiny_captioner, shard):
-    report = evaluate(
-        tiny_captioner,
-        open_dataset(shard, dataset="tiny"),
-        tmp_path / "out",
-        memory=["a man 1", "a red car", "two dogs"],
-        decoding=Decoding(max_tokens=6),
-        resamples=50,
-    )
-    assert list(report["scores"]) == ["itself", "shuffled", "nearest training caption", "constant caption"]
-    assert report["n"] == 6 and report["supervision"] == "text + backbone trained on this dataset's pairs"
-    for values in report["scores"].values():
-        assert values["CIDEr"]["low"] <= values["CIDEr"]["value"] <= values["CIDEr"]["high"]
-    rows = [json.loads(line) for line in (tmp_path / "out/predictions.jsonl").read_text().splitlines()]
-    assert [row["image_id"] for row in rows] == [f"p{n}" for n in range(6)]
-    assert sorted(row["shuffled"] for row in rows) == sorted(row["itself"] for row in rows)
-    assert json.loads((tmp_path / "out/scores.json").read_text()) == json.loads(json.dumps(report))
+def read(folder):
+    rows = [json.loads(line) for line in (folder / "predictions.jsonl").read_text().splitlines()]
+    return rows, json.loads((folder / "scores.json").read_text()), json.loads((folder / "manifest.json").read_text())
 
 
-def test_examples_without_photos_are_refused(tiny_captioner, captions_file):
-    with pytest.raises(DataError, match="lacks"):
-        evaluate(tiny_captioner, open_dataset(str(captions_file)))
+def test_an_evaluation_sets_the_captions_beside_the_baselines_and_keeps_a_record(tmp_path, tiny_captioner, shard, memory):
+    scores = evaluate(tiny_captioner, shard, tmp_path / "out", memory=memory, **FAST)
+    assert list(scores["systems"]) == ["itself", "shuffled", "nearest", "constant", "person"]
+    for figures in scores["systems"].values():
+        assert all(
+            figures[name]["low"] <= figures[name]["value"] <= figures[name]["high"] for name in ("CIDEr", "BLEU-4", "ROUGE-L", "R@1", "length")
+        )
+    rows, saved, manifest = read(tmp_path / "out")
+    assert saved == json.loads(json.dumps(scores))
+    assert [row["image_id"] for row in rows] == [f"p{n}" for n in range(6)] == manifest["dataset"]["image_ids"]
+    assert sorted(row["others"]["shuffled"]["caption"] for row in rows) == sorted(row["caption"] for row in rows)
+    assert {row["others"]["nearest"]["caption"] for row in rows} <= {"a man 1", "a red car", "two dogs"}
+    assert rows[3]["others"]["person"]["caption"] == "a man 3" and rows[3]["references"] == ["a man 3", "two dogs"]
+    mean = np.mean([row["figures"]["CIDEr"] for row in rows])
+    assert mean == pytest.approx(scores["systems"]["itself"]["CIDEr"]["value"], abs=0.01)
+    for key in ("capdec", "commit", "time", "decoding", "tokens", "backbone", "judge", "seed", "bootstrap", "supervision", "seconds"):
+        assert key in manifest
+    assert manifest["dataset"]["n"] == 6 and manifest["dataset"]["name"] == "tiny" and manifest["dataset"]["split"] == "val"
+    assert manifest["captioner"]["bridges"] == [{"name": "gaussian_noise", "std": 0.1}]
+    assert not list((tmp_path / "out").glob(".captions*")) and not (tmp_path / "out/embeddings").exists()
 
 
-@needs_java
-def test_a_caption_equal_to_all_its_references_scores_full_marks_and_unrelated_words_none():
-    references = {"1": ["a man rides a horse on the beach"] * 2, "2": ["two dogs run over green grass together"] * 2}
-    right = CocoScores().score({"1": "A man rides a horse on the beach.", "2": "Two dogs run over green grass, together"}, references)
-    assert right["BLEU-4"].value == pytest.approx(100, abs=0.01) and right["ROUGE-L"].value == pytest.approx(100)
-    assert right["CIDEr"].value == pytest.approx(1000, abs=1)
-    wrong = CocoScores().score({"1": "blue", "2": "seven"}, references)
-    assert wrong["CIDEr"].value == pytest.approx(0, abs=1e-6)
-    assert right["CIDEr"].each is not None and np.mean(list(right["CIDEr"].each.values())) == pytest.approx(right["CIDEr"].value)
+def test_twice_gives_the_same_figures(tmp_path, tiny_captioner, shard, memory):
+    first, second = (evaluate(tiny_captioner, shard, tmp_path / name, memory=memory, **FAST) for name in ("first", "second"))
+    assert first == second
+    assert (tmp_path / "first/predictions.jsonl").read_bytes() == (tmp_path / "second/predictions.jsonl").read_bytes()
+
+
+def test_supervision_is_computed_from_what_was_used(tmp_path, tiny_captioner, shard, memory):
+    tiny_captioner.text = ("tiny", "other")
+    words = evaluate(tiny_captioner, shard, tmp_path / "out", memory=memory, **FAST)["supervision"]
+    assert words["itself"] == words["shuffled"] == "text + target-domain text + backbone trained on this dataset's pairs"
+    assert words["nearest"] == "text + backbone trained on this dataset's pairs" and words["constant"] == "text only"
+    unnamed = evaluate(tiny_captioner, shard["path"], tmp_path / "unnamed", memory=memory, **FAST)["supervision"]
+    assert unnamed["itself"] == "text only (more may be so: the dataset has no name)"
+    both = evaluate(tiny_captioner, {**shard, "dataset": "big+tiny"}, tmp_path / "both", memory=memory, **FAST)["supervision"]
+    assert both["itself"] == words["itself"]
+
+
+def test_a_judge_of_its_own_is_named_and_the_captioners_backbone_is_marked(tmp_path, tiny_captioner, shard):
+    from capdec.backbones.mini import Mini
+
+    own = evaluate(tiny_captioner, shard, tmp_path / "own", **FAST)["systems"]
+    assert own["itself"]["R@1"]["note"].endswith("the captioner's own backbone")
+    assert own["person"]["R@1"]["note"] == f"by {tiny_captioner.backbone.fingerprint}"
+    (tmp_path / "judge").mkdir()
+    judge = Mini.tiny(tmp_path / "judge")
+    foreign = evaluate(tiny_captioner, shard, tmp_path / "foreign", judge=judge, **FAST)["systems"]
+    assert foreign["itself"]["R@1"]["note"] == f"by {judge.fingerprint}"
+    assert read(tmp_path / "foreign")[2]["judge"] == {"fingerprint": judge.fingerprint, "is_own_backbone": False}
+
+
+def test_an_evaluation_that_was_cut_off_goes_on_with_the_photos_that_have_no_caption(tmp_path, tiny_captioner, shard, monkeypatch):
+    expected = evaluate(tiny_captioner, shard, tmp_path / "whole", batch=2, **FAST)
+    generate, asked = Captioner.caption_embeddings, []
+
+    def counted(self, vectors, *more, **settings):
+        asked.append(len(vectors))
+        if len(asked) == 3:
+            raise KeyboardInterrupt
+        return generate(self, vectors, *more, **settings)
+
+    monkeypatch.setattr(Captioner, "caption_embeddings", counted)
+    with pytest.raises(KeyboardInterrupt):
+        evaluate(tiny_captioner, shard, tmp_path / "cut", batch=2, **FAST)
+    assert not (tmp_path / "cut/scores.json").exists()
+    with (tmp_path / "cut/.captions.jsonl").open("a") as file:
+        file.write('{"text": "half a li')
+    with pytest.raises(MismatchError, match="something else"):
+        evaluate(tiny_captioner, shard, tmp_path / "cut", batch=2, **{**FAST, "decoding": Decoding(max_tokens=3)})
+    asked.clear()
+    assert evaluate(tiny_captioner, shard, tmp_path / "cut", batch=2, **FAST) == expected and asked == [2]
+
+
+def test_groups_are_scored_on_their_own(tmp_path, tiny_captioner):
+    sample = Path(__file__).parent / "data/nocaps"
+    dataset = {"name": "nocaps", "path": str(sample / "nocaps_val_4500_captions.json"), "images": str(sample), "partial": True}
+    scores = evaluate(tiny_captioner, dataset, tmp_path / "out", **FAST)
+    assert set(scores["groups"]) == {"in-domain", "near-domain", "out-domain"}
+    assert sum(group["n"] for group in scores["groups"].values()) == scores["n"]
+    assert read(tmp_path / "out")[2]["dataset"]["left_out"] == 4500 - scores["n"]
+
+
+def test_examples_without_photos_are_refused(tmp_path, tiny_captioner, captions_file):
+    with pytest.raises(DataError, match="80 of 80 examples have none"):
+        evaluate(tiny_captioner, str(captions_file), tmp_path / "out")
+
+
+def test_a_photo_that_cannot_be_opened_is_named_and_never_left_out_in_silence(tmp_path, tiny_captioner, shard, monkeypatch):
+    broken = job.scoring.read_references
+
+    def with_one_broken(dataset):
+        examples = broken(dataset)
+        return {key: replace(one, open_image=examples["p1"].open_image if key != "p2" else fail) for key, one in examples.items()}
+
+    def fail():
+        from capdec.errors import ImageError
+
+        raise ImageError("no photo")
+
+    monkeypatch.setattr(job.scoring, "read_references", with_one_broken)
+    with pytest.warns(UserWarning, match="could not be opened"), pytest.raises(DataError, match=r"1 of 6 photos could not be opened: p2"):
+        evaluate(tiny_captioner, shard, tmp_path / "out", **FAST)

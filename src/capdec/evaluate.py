@@ -54,8 +54,8 @@ def evaluate(
 ) -> dict[str, Any]:
     """Figures by system, and by group where the dataset has groups; the content of scores.json. `dataset` and `memory` are files or tables of a
     dataset part; `memory` is the text it was trained on, for the baselines nearest and constant and for the share of copied captions. `judge` says
-    how captions fit photos (default: the captioner's own backbone, and then marked). `embeddings` keeps the photos' embeddings for further evaluations
-    (default: in `output`, until it is done).
+    how captions fit photos (default: the captioner's own backbone, and then marked). `embeddings` keeps the photos' embeddings for further
+    evaluations (default: in `output`, until it is done).
 
     Cut off and called again, it goes on with the photos that have no caption yet. Raises DataError where an example has no photo, no id or no
     references, where ids come twice or a photo cannot be opened; MismatchError where `output` holds an unfinished evaluation of something else.

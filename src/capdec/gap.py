@@ -17,10 +17,9 @@ import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from capdec import recipe
+from capdec import drawing, recipe
 from capdec.checkpoint import write_json
 from capdec.corpus import Photos, embed_photos, open_dataset, read_pairs
-from capdec.drawing import histograms_and_spectrum
 from capdec.errors import DataError
 from capdec.progress import Progress
 from capdec.protocols import Backbone
@@ -36,6 +35,7 @@ def gap(
 
     Raises DataError where no photo has two captions: then text alone tells nothing about noise.
     """
+    drawing.require()
     folder = Path(output)
     pairs = read_pairs(open_dataset(captions)).at_most(most, seed)
     with Progress("embedding captions", len(pairs)) as progress:
@@ -69,7 +69,7 @@ def gap(
     report["cosines"] = {name: _summary(values) for name, values in cosines.items()}
     report["suggestion"] = next(one for one in report["estimates"] if one["name"] == SUGGESTED)
     lines = {one["name"]: one["target_cosine"] for one in report["estimates"]}
-    histograms_and_spectrum(folder / picture, {name: values.numpy() for name, values in cosines.items()}, spectra, lines)
+    drawing.histograms_and_spectrum(folder / picture, {name: values.numpy() for name, values in cosines.items()}, spectra, lines)
     write_json(folder / "gap.json", report)
     return report
 

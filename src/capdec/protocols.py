@@ -252,7 +252,7 @@ class Score:
         combine: Callable[[Float[np.ndarray, "... S"]], Float[np.ndarray, "..."]] = mean,
         note: str = "",
     ) -> "Score":
-        return cls(float(combine(statistics.sum(0))), statistics, combine, note)
+        return cls(float(combine(statistics.sum(0, keepdims=True))[0]), statistics, combine, note)
 
     @classmethod
     def mean_of(cls, each: Float[np.ndarray, "N"], note: str = "") -> "Score":

@@ -25,7 +25,7 @@ def build(names: Sequence[str], judge: Backbone | None) -> list[Metric]:
     metrics = []
     for name in names:
         if name == "clip_score":
-            metrics += [parts.build("metrics", {"name": name, "backbone": judge})] if judge is not None else []
+            metrics += [parts.build("metrics", {"name": name, "judge": judge})] if judge is not None else []
         else:
             metrics.append(parts.build("metrics", name))
     return metrics

@@ -16,12 +16,11 @@ from pathlib import Path
 from statistics import fmean
 from typing import Any
 
-from capdec import bootstrap, scoring
+from capdec import bootstrap, drawing, scoring
 from capdec import recipe as recipes
 from capdec.captioner import Captioner
 from capdec.checkpoint import replacing, write_json
 from capdec.corpus import open_dataset
-from capdec.drawing import Series, curves
 from capdec.errors import SettingError
 from capdec.evaluate import evaluate
 from capdec.protocols import Decoding
@@ -50,6 +49,7 @@ def sweep(
 
     Raises SettingError where `over` is empty or a metric is not among those that were computed.
     """
+    drawing.require()
     folder = Path(output)
     over = dict(over or {COSINE: COSINES})
     if not all(over.values()):
@@ -138,11 +138,13 @@ def _draw(path: Path, points: Sequence[dict[str, Any]], metric: str) -> None:
         x = [points[place]["target_cosine"] for place in order]
         low, high = ([values[place] for place in order] if values else None for values in (low, high))
         ticks = {points[place]["target_cosine"]: f"{points[place]['target_cosine']:.2f}\nstd {points[place]['std']:.3f}" for place in order}
-        series = Series(metric, x, [y[place] for place in order], low, high, order.index(text), "text alone would choose this")
-        curves(path, [series], f"{metric} by noise level", "target cosine, 1 = no noise", metric, ticks=ticks)
+        series = drawing.Series(metric, x, [y[place] for place in order], low, high, order.index(text), "text alone would choose this")
+        drawing.curves(path, [series], f"{metric} by noise level", "target cosine, 1 = no noise", metric, ticks=ticks)
     else:
         names = [", ".join(f"{key.rpartition('.')[2]} {_shown(value)}" for key, value in point["settings"].items()) or "as it is" for point in points]
-        curves(path, [Series(metric, range(len(points)), y, low, high)], f"{metric} by setting", "", metric, ticks=dict(enumerate(names)))
+        drawing.curves(
+            path, [drawing.Series(metric, range(len(points)), y, low, high)], f"{metric} by setting", "", metric, ticks=dict(enumerate(names))
+        )
 
 
 def _name(settings: dict[str, Any]) -> str:

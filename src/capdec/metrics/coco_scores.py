@@ -29,7 +29,7 @@ class CocoScores:
         counter = BleuScorer(n=4)
         for caption, references in zip(said, meant, strict=True):
             counter += (caption, references)
-        counts = np.array([_counts(one) for one in counter.ctest])
+        counts = np.array([_counts(one) for one in counter.ctest], np.float64)
         rouge = np.array([Rouge().calc_score([caption], references) for caption, references in zip(said, meant, strict=True)])
         return {
             **{f"BLEU-{n}": Score.of(counts, partial(bleu, n=n)) for n in range(1, 5)},
