@@ -1,3 +1,4 @@
+import json
 from pathlib import Path
 
 import pytest
@@ -100,3 +101,48 @@ def test_a_shipped_recipe_names_parts_and_settings_that_exist(path):
             known = parts.settings(parts.find(kind, table.pop("name")))
             assert table.keys() <= known.keys()
     settings(plan.get("training", {}))
+
+
+@pytest.fixture
+def tiny_hub(tmp_path, monkeypatch):
+    """A tiny CLIP and GPT-2 in the hub's format, and the samples in tests/data under the names that the recipes use."""
+    from capdec.backbones.huggingface import HuggingFace
+    from capdec.decoders.prefix_lm import PrefixLM
+
+    (tmp_path / "clip").mkdir()
+    HuggingFace.tiny(tmp_path / "clip")
+    PrefixLM.tiny(tmp_path)
+    data = Path(__file__).parent / "data"
+    places = {
+        "dataset_coco.json": "coco/dataset_coco.json", "coco": "coco", "dataset_flickr30k.json": "flickr30k/dataset_flickr30k.json",
+        "flickr30k-images": "flickr30k", "FlickrStyle_v0.9": "flickr_style", "Flicker8k_Dataset": "flickr_style",
+    }  # fmt: skip
+    for name, place in places.items():
+        (tmp_path / name).symlink_to(data / place)
+    monkeypatch.chdir(tmp_path)
+    models = [f'backbone={{"name": "huggingface", "model": "{tmp_path / "clip"}"}}', f"decoder.model={tmp_path / 'tiny_gpt2'}"]
+    sizes = ["decoder.prefix=3", "decoder.clip_length=2", "decoder.mapper_layers=1", "training.steps=2", "training.batch=2", "training.held_out=0"]
+    return [*models, *sizes, "captions.partial=true"]
+
+
+@pytest.mark.parametrize("path", [path for path in SHIPPED if path.stem.startswith("capdec_")], ids=lambda path: path.stem)
+def test_a_recipe_of_the_papers_runs_from_training_to_its_scores(path, tiny_hub, tmp_path):
+    from click.testing import CliRunner
+
+    from capdec.cli import main
+
+    def run(*words):
+        done = CliRunner().invoke(main, [str(word) for word in words], catch_exceptions=False)
+        assert done.exit_code == 0, done.output
+        return done.output
+
+    run("train", "--recipe", path, "--output", tmp_path / "run", *(word for one in tiny_hub for word in ("--set", one)))
+    metrics = ("--metrics", "coco_scores,clip_score", "--max-tokens", 4, "--partial")
+    shown = run("evaluate", tmp_path / "run", "--recipe", path, "--output", tmp_path / "run/evaluation", *metrics)
+    assert "CIDEr" in shown and "shuffled" in shown
+    manifest = json.loads((tmp_path / "run/evaluation/manifest.json").read_text())
+    asked = recipe.read(path)["evaluation"]
+    assert manifest["decoding"]["beams"] == asked["decoding"]["beams"] == 5
+    assert manifest["dataset"]["opened"]["name"] == asked["dataset"]["name"] and manifest["dataset"]["left_out"] > 0
+    same_text = recipe.read(path)["captions"]["name"] == asked["dataset"]["name"]
+    assert ("target-domain text" in manifest["supervision"]["itself"]) == same_text

@@ -196,7 +196,7 @@ def train(
     table |= {key: _part(f"{key}s", value) for key, value in (("backbone", backbone), ("decoder", decoder)) if value is not None}
     short = {"training.steps": steps, "training.dtype": dtype}
     table = recipe.override(table, [*(f"{key}={value}" for key, value in short.items() if value is not None), *assignments])
-    known = ("captions", "sources", "backbone", "bridges", "decoder", "training", "paired_photos", "unpaired_photos", "chosen")
+    known = ("captions", "sources", "backbone", "bridges", "decoder", "training", "paired_photos", "unpaired_photos", "chosen", "evaluation")
     unknown = [key for key in table if key not in known]
     if unknown:
         raise SettingError(f"a recipe for training has no {', '.join(map(repr, unknown))}. It has: {', '.join(known)}.")
@@ -205,6 +205,7 @@ def train(
 
     from capdec.train import train as run
 
+    table.pop("evaluation", None)  # what `capdec evaluate --recipe` reads
     try:
         captioner = run(**table, output=output, device=device, embeddings=embeddings)
     except KeyboardInterrupt:
@@ -230,13 +231,15 @@ def _dataset(command: Callable, required: bool = True) -> Callable:
     return command
 
 
-def _spec(given: dict[str, Any]) -> dict[str, Any]:
-    """The dataset's table that the options of `_dataset` make. A setting that its part does not take will be an error that shows those it takes."""
+def _spec(given: dict[str, Any], default: dict[str, Any] | None = None) -> dict[str, Any]:
+    """The dataset's table that the options of `_dataset` make, or a recipe's with what they change in it. A setting that its part does not take will
+    be an error that shows those it takes."""
     settings = {key: given[key] for key in ("images", "split", "partial") if given[key]}
     settings |= {"dataset": given["name"]} if given["name"] else {}
+    settings |= {"path": given["annotations"]} if given["annotations"] else {}
     if given["dataset"] in parts.names("datasets"):
-        return {"name": given["dataset"], **({"path": given["annotations"]} if given["annotations"] else {}), **settings}
-    return {"path": given["annotations"] or given["dataset"], **settings}
+        return {"name": given["dataset"], **settings}
+    return {"path": given["dataset"], **settings} if given["dataset"] else {**(default or {}), **settings}
 
 
 def _judge(name: str | None, device: str) -> "Backbone | None":
@@ -269,7 +272,10 @@ def _figures(systems: dict[str, dict[str, dict[str, Any]]], title: str) -> None:
 
 @main.command(epilog=_choices())
 @click.argument("captioner", default="flickr")
-@_dataset
+@partial(_dataset, required=False)
+@click.option(
+    "--recipe", "recipe_file", type=click.Path(dir_okay=False), help="Dataset and decoding of a recipe's [evaluation], where not given here."
+)
 @own_parts_option
 @click.option("--memory", help="Training captions, for the baselines nearest and constant caption and the share of copied captions.")
 @click.option("--memory-name", help="Which dataset the training captions are of: tells whether they are of the target domain.")
@@ -280,6 +286,7 @@ def _figures(systems: dict[str, dict[str, dict[str, Any]]], title: str) -> None:
 @_decoding
 def evaluate(
     captioner: str,
+    recipe_file: str | None,
     own_parts: bool,
     memory: str | None,
     memory_name: str | None,
@@ -294,16 +301,22 @@ def evaluate(
 
     Writes predictions.jsonl, scores.json and manifest.json; `capdec report` makes a page of them. Cut off and started again, it goes on.
     """
-    from capdec import scoring
+    from dataclasses import replace
+
+    from capdec import recipe, scoring
     from capdec.captioner import Captioner
+    from capdec.errors import SettingError
     from capdec.evaluate import evaluate as run
 
+    asked = recipe.read(recipe_file).get("evaluation", {}) if recipe_file else {}
+    dataset = _spec(given, asked.get("dataset"))
+    if not dataset:
+        raise SettingError("no photos were named. Give --dataset: captioned photos, or a benchmark's name with --annotations and --images.")
     loaded = Captioner.load(captioner, device, own_parts=own_parts)
     text = {"path": memory, **({"dataset": memory_name} if memory_name else {})} if memory else None
     chosen = tuple(metrics.split(",")) if metrics else scoring.METRICS
-    scores = run(
-        loaded, _spec(given), output, memory=text, judge=_judge(judge, device), metrics=chosen, decoding=_decoding_of(loaded.decoding, given)
-    )
+    decoding = _decoding_of(replace(loaded.decoding, **asked.get("decoding", {})), given)
+    scores = run(loaded, dataset, output, memory=text, judge=_judge(judge, device), metrics=chosen, decoding=decoding)
     _figures({**scores["systems"], **{f"itself, {name}": figures for name, figures in scores["groups"].items()}}, f"{scores['n']} photos")
     for system, words in scores["supervision"].items():
         click.echo(f"{system:<10} was given: {words}")

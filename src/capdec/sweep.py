@@ -141,7 +141,7 @@ def _draw(path: Path, points: Sequence[dict[str, Any]], metric: str) -> None:
         series = drawing.Series(metric, x, [y[place] for place in order], low, high, order.index(text), "text alone would choose this")
         drawing.curves(path, [series], f"{metric} by noise level", "target cosine, 1 = no noise", metric, ticks=ticks)
     else:
-        names = [", ".join(f"{key.rpartition('.')[2]} {_shown(value)}" for key, value in point["settings"].items()) or "as it is" for point in points]
+        names = [_name(point["settings"]).replace(",", "\n") or "as it is" for point in points]
         drawing.curves(
             path, [drawing.Series(metric, range(len(points)), y, low, high)], f"{metric} by setting", "", metric, ticks=dict(enumerate(names))
         )
