@@ -118,3 +118,44 @@ def test_an_interrupted_run_keeps_what_was_captioned(captioner_folder, tmp_path)
     feed.stdin.close()
     assert feed.wait(60) == 130
     assert not (tmp_path / "out.jsonl").exists() and json.loads(part.read_text().splitlines()[0])["error"]
+
+
+def test_an_evaluation_is_made_scored_again_and_compared(run, captioner_folder, shard, tmp_path):
+    common = ("--dataset", shard["path"], "--name", "tiny", "--metrics", "coco_scores,diversity,clip_score", "--max-tokens", 6)
+    done = run("evaluate", captioner_folder, *common, "--output", tmp_path / "one")
+    assert done.exit_code == 0, done.output
+    assert "CIDEr" in done.output and "backbone trained on this dataset's pairs" in done.output and "the captioner's own backbone" in done.output
+    scores = json.loads((tmp_path / "one/scores.json").read_text())
+    again = run("score", tmp_path / "one/predictions.jsonl", "--references", shard["path"], "--metrics", "coco_scores", "--json")
+    assert json.loads(again.stdout)["figures"]["CIDEr"]["value"] == scores["systems"]["itself"]["CIDEr"]["value"]
+    assert run("evaluate", captioner_folder, *common, "--output", tmp_path / "two").exit_code == 0
+    compared = run("compare", tmp_path / "one", f"{tmp_path}/t*o", "--json")
+    assert json.loads(compared.stdout)["CIDEr"]["difference"] == 0
+    assert "first - second" in run("compare", tmp_path / "one", tmp_path / "two").output
+
+
+def test_scores_of_a_file_are_shown_with_what_was_not_computed(run, tmp_path):
+    (tmp_path / "references.jsonl").write_text('{"image_id": 1, "captions": ["a dog runs"]}\n{"image_id": 2, "captions": ["a cat"]}\n')
+    (tmp_path / "said.json").write_text('[{"image_id": 1, "caption": "a dog"}, {"image_id": 2, "caption": "a cat"}]')
+    done = run("score", tmp_path / "said.json", "--references", tmp_path / "references.jsonl", "--metrics", "coco_scores,spice,diversity")
+    assert done.exit_code == 0 and "SPICE: not computed" in done.output and "copied: not computed" in done.output
+    missing = run("score", tmp_path / "said.json", "--references", tmp_path / "references.jsonl", "--split", "test", "--images", "nowhere")
+    assert missing.exit_code == 2 and "photos are missing" in missing.output
+
+
+def test_a_gap_is_measured_and_noise_is_swept(run, captions_file, tiny_backbone, tmp_path):
+    done = run("gap", "--backbone", tiny_backbone["folder"], "--captions", captions_file, "--output", tmp_path / "gap")
+    assert done.exit_code == 0, done.output
+    assert "From text alone: try target_cosine" in done.output and (tmp_path / "gap/gap.svg").is_file()
+    sets = (
+        f"backbone={json.dumps(tiny_backbone)}",
+        f"decoder={json.dumps(DECODER)}",
+        "training.steps=2",
+        "training.batch=8",
+        "training.held_out=0.2",
+    )
+    words = [word for one in sets for word in ("--set", one)]
+    done = run("sweep", captions_file, "--output", tmp_path / "sweep", *words, "--over", "bridges.0.target_cosine=[0.9, 0.5]", "--seeds", "0,1")
+    assert done.exit_code == 0, done.output
+    assert (tmp_path / "sweep/best.toml").is_file() and "target_cosine = 0.5" in done.output
+    assert run("sweep", captions_file, "--output", tmp_path / "no", "--over", "bridges.0.std=0.1").exit_code == 2

@@ -274,7 +274,7 @@ def _figures(systems: dict[str, dict[str, dict[str, Any]]], title: str) -> None:
 @click.argument("captioner", default="flickr")
 @partial(_dataset, required=False)
 @click.option(
-    "--recipe", "recipe_file", type=click.Path(dir_okay=False), help="Dataset and decoding of a recipe's [evaluation], where not given here."
+    "--recipe", "recipe_file", type=click.Path(dir_okay=False), help="Dataset, decoding and metrics of a recipe's [evaluation], where not given here."
 )
 @own_parts_option
 @click.option("--memory", help="Training captions, for the baselines nearest and constant caption and the share of copied captions.")
@@ -314,7 +314,7 @@ def evaluate(
         raise SettingError("no photos were named. Give --dataset: captioned photos, or a benchmark's name with --annotations and --images.")
     loaded = Captioner.load(captioner, device, own_parts=own_parts)
     text = {"path": memory, **({"dataset": memory_name} if memory_name else {})} if memory else None
-    chosen = tuple(metrics.split(",")) if metrics else scoring.METRICS
+    chosen = metrics.split(",") if metrics else asked.get("metrics", scoring.METRICS)
     decoding = _decoding_of(replace(loaded.decoding, **asked.get("decoding", {})), given)
     scores = run(loaded, dataset, output, memory=text, judge=_judge(judge, device), metrics=chosen, decoding=decoding)
     _figures({**scores["systems"], **{f"itself, {name}": figures for name, figures in scores["groups"].items()}}, f"{scores['n']} photos")
@@ -383,7 +383,7 @@ def compare(first: str, second: str, metrics: str, as_json: bool) -> None:
 
 
 @main.command(epilog=_choices())
-@click.argument("captions", required=False)
+@click.argument("corpus", required=False, metavar="[CAPTIONS]")
 @click.option("--output", required=True, type=click.Path(file_okay=False, path_type=Path), help="A captioner's folder for each run is made in it.")
 @click.option("--recipe", "recipe_file", type=click.Path(dir_okay=False), help="A TOML file that describes one run.")
 @click.option("--set", "assignments", multiple=True, metavar="KEY=VALUE", help="Any setting of all runs, e.g. training.steps=500.")
@@ -396,7 +396,7 @@ def compare(first: str, second: str, metrics: str, as_json: bool) -> None:
 @device_option
 @_decoding
 def sweep(
-    captions: str | None,
+    corpus: str | None,
     output: Path,
     recipe_file: str | None,
     assignments: tuple[str, ...],
@@ -417,7 +417,7 @@ def sweep(
     from capdec.sweep import sweep as run
 
     table = recipe.read(recipe_file) if recipe_file else {}
-    table = recipe.override({**table, **({"captions": captions} if captions else {})}, assignments)
+    table = recipe.override({**table, **({"captions": corpus} if corpus else {})}, assignments)
     table = {"bridges": [{"name": "gaussian_noise", "target_cosine": 0.5}], **table}
     tried = dict(recipe.read_assignment(one) for one in over)
     if wrong := [key for key, values in tried.items() if not isinstance(values, list)]:

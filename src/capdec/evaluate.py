@@ -45,7 +45,7 @@ def evaluate(
     memory: Spec | None = None,
     baselines: Sequence[str] = BASELINES,
     decoding: Decoding | None = None,
-    metrics: Sequence[str] = scoring.METRICS,
+    metrics: Sequence[Spec] = scoring.METRICS,
     judge: Backbone | None = None,
     resamples: int = bootstrap.RESAMPLES,
     seed: int = 0,
@@ -116,7 +116,8 @@ def evaluate(
         },
         "memory": {"opened": memory, "name": memories.name, "captions": len(texts)} if memories is not None else None,
         "supervision": scores["supervision"],
-        "decoding": what["decoding"], "tokens": scoring.TOKENS, "seed": seed,
+        "decoding": what["decoding"], "metrics": list(metrics), "tokens": scoring.TOKENS,
+        "seed": seed,
         "bootstrap": {"over": "images", "resamples": resamples, "level": bootstrap.LEVEL, "seed": seed},
         "truncated": getattr(captioner.backbone, "truncated", 0), "seconds": round(time.monotonic() - started, 1),
     }  # fmt: skip

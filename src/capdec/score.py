@@ -13,7 +13,7 @@ def score(
     predictions: str | Path,
     references: Dataset,
     *,
-    metrics: Sequence[str] = scoring.METRICS,
+    metrics: Sequence[str | dict[str, Any]] = scoring.METRICS,
     judge: Backbone | None = None,
     partial: bool = False,
     resamples: int = bootstrap.RESAMPLES,

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from capdec import bootstrap, parts
+from capdec.corpus import open_dataset
 from capdec.errors import DataError, MismatchError
 from capdec.protocols import Backbone, Dataset, Example, Metric, Predictions, Score
 
@@ -20,14 +21,20 @@ OF_THE_SET = ("BLEU", "METEOR", "unseen nouns")
 """Figures that are no means over images: read from a file they could not be put together again."""
 
 
-def build(names: Sequence[str], judge: Backbone | None) -> list[Metric]:
-    """The metrics; a judge scores how captions fit their photos, without one that is left out. Raises UnknownPart."""
+def build(specs: Sequence[str | dict[str, Any]], judge: Backbone | None) -> list[Metric]:
+    """The metrics; how captions fit their photos a judge says, and without one that is left out. Settings that a metric calls its `texts` are files
+    or tables of a dataset part here, and captions there. Raises UnknownPart and SettingError."""
     metrics = []
-    for name in names:
-        if name == "clip_score":
-            metrics += [parts.build("metrics", {"name": name, "judge": judge})] if judge is not None else []
-        else:
-            metrics.append(parts.build("metrics", name))
+    for spec in specs:
+        table: dict[str, Any] = {"name": spec} if isinstance(spec, str) else dict(spec)
+        if table["name"] == "clip_score":
+            if judge is None:
+                continue
+            table["judge"] = judge
+        for key in getattr(parts.find("metrics", table["name"]), "texts", ()):
+            if key in table:
+                table[key] = [caption for example in open_dataset(table[key]) for caption in example.captions]
+        metrics.append(parts.build("metrics", table))
     return metrics
 
 
