@@ -41,14 +41,14 @@ class ClipScore:
         ids = list(predictions.captions)
         photos = self._embedded(ids, predictions.openers)  # (N, D)
         captions = self._encode([predictions.captions[key] for key in ids])
-        cosines = captions @ photos.T  # (N, N)
-        own = cosines.diagonal()
+        own = (captions * photos).sum(1)
         fits = 2.5 * own.clamp(min=0)
         spans = np.cumsum([0, *(len(predictions.references[key]) for key in ids)])
         references = self._encode([text for key in ids for text in predictions.references[key]])
         alike = torch.stack([(references[start:end] @ caption).max() for start, end, caption in zip(spans, spans[1:], captions, strict=False)])
         both = 2 * fits * alike.clamp(min=0) / (fits + alike.clamp(min=0)).clamp(min=1e-12)
-        rank = (cosines > own[:, None]).sum(1)
+        nearer = [(part @ photos.T > mine[:, None] + 1e-6).sum(1) for part, mine in zip(captions.split(1024), own.split(1024), strict=True)]
+        rank = torch.cat(nearer)  # how many photos are nearer than its own
         by = f"by {self.judge.fingerprint}" + (", the captioner's own backbone" if self.judge.fingerprint == predictions.backbone else "")
         figures = {"CLIPScore": fits, "RefCLIPScore": both, **{f"R@{k}": (rank < k).float() for k in (1, 5, 10)}}
         return {name: Score.mean_of(100 * each.double().numpy(), by) for name, each in figures.items()}
