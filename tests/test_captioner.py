@@ -127,7 +127,8 @@ def test_weights_of_another_shape_are_refused(tmp_path, tiny_captioner):
 
 def test_the_embedded_captioner_travels_in_the_package_and_fits_in_40_megabytes():
     captioner = Captioner.load()
-    assert captioner.supervision.words() == "text only"
+    assert captioner.supervision.words() == "text + settings chosen on pairs"
+    assert captioner.supervision_on("flickr8k").words().endswith("+ backbone trained on this dataset's pairs")
     assert all(caption.text for caption in captioner.caption(_photos(2)))
     root = locate("flickr").parent
     assert sum(file.stat().st_size for file in root.rglob("*") if file.is_file()) < 40e6
