@@ -47,10 +47,16 @@ def write_gallery(path: str | Path, title: str, entries: Iterable[Entry], about:
         page.writelines(_page(title, entries, about))
 
 
+def head(title: str, style: str = "", policy: str = "") -> str:
+    """A page's beginning, up to its body. `style` and `policy` are what it needs beside the gallery's own."""
+    template = HEAD.replace("POLICY", POLICY + policy).replace("STYLE", STYLE + style)
+    return template.replace("TITLE", escape(title))  # what was typed in comes last
+
+
 def _page(title: str, entries: Iterable[Entry], about: str) -> Iterator[str]:
     paragraphs = "".join(f"<p>{escape(' '.join(part.split()))}</p>\n" for part in about.split("\n\n") if part.strip())
-    yield HEAD.replace("STYLE", STYLE).replace("TITLE", escape(title))  # what was typed in comes last
-    yield f"<header>\n<h1>{escape(title)}</h1>\n{paragraphs}</header>\n<main>\n"
+    yield head(title)
+    yield f'<header>\n<h1>{escape(title)}</h1>\n{paragraphs}</header>\n<main class="cards">\n'
     captioned = failed = 0
     for entry in entries:
         captioned, failed = captioned + (entry.caption is not None), failed + (entry.error is not None)
@@ -64,10 +70,8 @@ def _page(title: str, entries: Iterable[Entry], about: str) -> Iterator[str]:
 def _figure(entry: Entry) -> str:
     caption = entry.caption
     lines = ["<figure>" if entry.error is None else '<figure class="failed">']
-    if entry.image is not None:
-        lines.append(_picture(entry.image, caption.text if caption else "A photo without a caption"))
-    elif entry.error is not None:
-        lines.append('<div class="photo" aria-hidden="true">no picture</div>')
+    if entry.image is not None or entry.error is not None:
+        lines.append(picture(entry.image, caption.text if caption else "A photo without a caption"))
     lines.append("<figcaption>")
     if caption is not None:
         lines.append(f'<p class="caption" dir="auto">{escape(caption.text) or "<i>an empty caption</i>"}</p>')
@@ -90,7 +94,10 @@ def _score(caption: "Caption") -> str:
     return f'<data value="{caption.score:.4f}">{shown}</data>'
 
 
-def _picture(image: "Image", alternative: str) -> str:
+def picture(image: "Image | None", alternative: str) -> str:
+    """The photo, embedded small and without its metadata, or a place that says there is none."""
+    if image is None:
+        return '<div class="photo" aria-hidden="true">no picture</div>'
     small = image.convert("RGB")  # a copy
     small.thumbnail((LONGEST_SIDE, LONGEST_SIDE), reducing_gap=3.0)
     small.info = {}
@@ -101,6 +108,8 @@ def _picture(image: "Image", alternative: str) -> str:
     return f'<div class="photo"><img src="data:image/jpeg;base64,{data}" alt="{escape(alternative)}" {size} decoding="async"></div>'
 
 
+POLICY = "default-src 'none'; img-src data:; style-src 'unsafe-inline'"
+
 SCORES = "A score is the caption's log-probability in nats, adjusted for its length: nearer to 0 means surer, not truer."
 
 HEAD = """<!DOCTYPE html>
@@ -109,7 +118,7 @@ HEAD = """<!DOCTYPE html>
 <meta charset="utf-8">
 <meta name="viewport" content="width=device-width, initial-scale=1">
 <meta name="color-scheme" content="light dark">
-<meta http-equiv="Content-Security-Policy" content="default-src 'none'; img-src data:; style-src 'unsafe-inline'">
+<meta http-equiv="Content-Security-Policy" content="POLICY">
 <link rel="icon" href="data:,">
 <title>TITLE</title>
 <style>
@@ -139,7 +148,7 @@ body {
 header { max-width: 44rem; margin-bottom: clamp(1.5rem, 4vw, 3rem); }
 h1 { font-size: clamp(1.75rem, 1.3rem + 2vw, 2.6rem); line-height: 1.15; letter-spacing: -0.02em; text-wrap: balance; }
 header p { color: var(--quiet); margin-top: 0.85rem; text-wrap: pretty; }
-main { display: grid; grid-template-columns: repeat(auto-fill, minmax(min(100%, 19rem), 1fr)); gap: clamp(1rem, 2vw, 1.75rem); }
+.cards { display: grid; grid-template-columns: repeat(auto-fill, minmax(min(100%, 19rem), 1fr)); gap: clamp(1rem, 2vw, 1.75rem); }
 figure {
   display: flex; flex-direction: column; overflow: hidden;
   background: var(--card); border: 1px solid var(--line); border-radius: 0.9rem; box-shadow: var(--shadow);
