@@ -129,10 +129,7 @@ def digest(references: Mapping[str, Sequence[str]]) -> str:
 def read_evaluation(folder: Path, metrics: Sequence[str]) -> tuple[str, dict[str, Score]]:
     """Of a folder that `capdec evaluate` wrote: the digest of its images and references, and every figure that has statistics. The figures of
     `metrics` are made again from the captions; plain means over images (CLIPScore, R@1 ...) are taken from the file. Raises DataError."""
-    path = folder / "predictions.jsonl"
-    if not path.is_file():
-        raise DataError(f"{folder} holds no evaluation: it has no predictions.jsonl. `capdec evaluate ... --output {folder}` writes one.")
-    rows: list[dict[str, Any]] = [json.loads(line) for line in path.read_text(encoding="utf-8").split("\n") if line]
+    rows = read_rows(folder)
     rows.sort(key=lambda row: row["image_id"])
     references = {row["image_id"]: row["references"] for row in rows}
     made = score(build(metrics, None), Predictions({row["image_id"]: row["caption"] for row in rows}, references))
@@ -142,3 +139,18 @@ def read_evaluation(folder: Path, metrics: Sequence[str]) -> tuple[str, dict[str
         if name not in made and not name.startswith(OF_THE_SET) and np.isfinite(each).all():
             figures[name] = Score.mean_of(each)
     return digest(references), figures
+
+
+def read_rows(folder: Path) -> list[dict[str, Any]]:
+    """What `capdec evaluate` wrote to predictions.jsonl, an image a row. Raises DataError."""
+    path = folder / "predictions.jsonl"
+    if not path.is_file():
+        raise DataError(f"{folder} holds no evaluation: it has no predictions.jsonl. `capdec evaluate ... --output {folder}` writes one.")
+    try:
+        rows = [json.loads(line) for line in path.read_text(encoding="utf-8").split("\n") if line]
+        texts = [text for row in rows for text in (row["image_id"], row["caption"], *row["references"], *row["figures"])]
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise DataError(f"{path} is damaged ({error!r}). Copy it again, or evaluate again.") from error
+    if not rows or not all(isinstance(text, str) for text in texts):
+        raise DataError(f"{path} is damaged: it has {'what is no text among its texts' if rows else 'no rows'}. Copy it again, or evaluate again.")
+    return rows
