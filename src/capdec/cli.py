@@ -382,6 +382,26 @@ def compare(first: str, second: str, metrics: str, as_json: bool) -> None:
     Console(width=max(100, Console().width)).print(table)
 
 
+@main.command()
+@click.argument("folders", nargs=-1, required=True, metavar="DIR...")
+@click.option("--output", default="out/report", show_default=True, type=click.Path(file_okay=False, path_type=Path), help="Where it is written.")
+@click.option("--photos", type=click.IntRange(min=0), default=200, show_default=True, help="Photos shown: half are the best, half the worst.")
+@click.option("--by", metavar="FIGURE", help="The figure of the first evaluation that says which photos are the best.  [default: CIDEr]")
+@click.option("--own-parts", is_flag=True, help="Allow photos to be opened by a part that a dataset's maker wrote: code. Only if you trust it.")
+def report(folders: tuple[str, ...], output: Path, photos: int, by: str | None, own_parts: bool) -> None:
+    """Turn evaluations into a table (report.md) and a page with the photos (report.html). DIR... are folders that `capdec evaluate` wrote.
+
+    The page holds everything it shows and can be mailed: sort its photos by any figure, and search their captions.
+    """
+    from capdec.report import report as run
+
+    missing = run(folders, output, photos=photos, by=by, own_parts=own_parts)
+    if missing:
+        more = f" (and {len(missing) - 1:,} more; the page says them all)" if len(missing) > 1 else ""
+        click.echo(f"Some pictures are missing: {missing[0]}{more}", err=True)
+    click.echo(f"A table: {output / 'report.md'}   a page to look at: {output / 'report.html'}")
+
+
 @main.command(epilog=_choices())
 @click.argument("corpus", required=False, metavar="[CAPTIONS]")
 @click.option("--output", required=True, type=click.Path(file_okay=False, path_type=Path), help="A captioner's folder for each run is made in it.")
