@@ -16,7 +16,7 @@ from capdec.gallery import LONGEST_SIDE, STYLE, Entry, write_gallery
 from capdec.protocols import Caption
 
 HOSTILE = "<script>alert(1)</script> \" onerror='x' & &amp; </figure>"
-VOID = {"meta", "link", "img"}
+VOID = {"meta", "link", "img", "input"}
 
 
 class Page(HTMLParser):

@@ -30,10 +30,13 @@ if TYPE_CHECKING:
     import PIL.Image
 
 COLUMNS = ("CIDEr", "BLEU-1", "BLEU-4", "METEOR", "ROUGE-L", "SPICE", "CLIPScore", "RefCLIPScore", "R@1", "unseen nouns", "length", "copied")
+NO_COLUMNS = ("BLEU-2", "BLEU-3", "R@5", "R@10", "captions with unseen nouns", "vocabulary", "distinct-1", "distinct-2")
+"""Whatever is in neither, such as a metric of one's own, comes after the columns."""
+
 ON_A_CARD = ("CIDEr", "METEOR", "ROUGE-L", "SPICE", "CLIPScore", "R@1", "unseen nouns")
 LOWER_IS_BETTER = ("unseen nouns", "captions with unseen nouns")
 NEITHER_IS_BETTER = ("length", "copied")
-YES_OR_NO = ("R@1", "R@5", "R@10", "captions with unseen nouns", "copied")  # of one image these are 100 or 0
+YES_OR_NO = ("R@1", "R@5", "R@10", "captions with unseen nouns", "copied", "in style")  # of one image these are 100 or 0
 
 MEANINGS = {
     "itself": "the captioner's captions of the photos",
@@ -275,8 +278,14 @@ def _title(some: Sequence[Evaluation]) -> str:
 
 def _columns(some: Sequence[Evaluation]) -> list[str]:
     """The figures that at least one system has."""
-    figures = [row.figures for one in some for row in one.rows]
-    return [name for name in COLUMNS if any(name in found and found[name].value is not None for found in figures)]
+    known = {name for one in some for row in one.rows for name, figure in row.figures.items() if figure.value is not None}
+    return [name for name in _figure_names(some) if name in known]
+
+
+def _figure_names(some: Sequence[Evaluation]) -> list[str]:
+    """Of the figures that belong into a table, computed or not."""
+    others = dict.fromkeys(name for one in some for row in one.rows for name in row.figures if name not in (*COLUMNS, *NO_COLUMNS))
+    return [*COLUMNS, *others]
 
 
 def _notes(some: Sequence[Evaluation]) -> list[str]:
@@ -284,7 +293,7 @@ def _notes(some: Sequence[Evaluation]) -> list[str]:
     rows = [row for one in some for row in one.rows]
     noted: dict[tuple[str, str], tuple[dict[str, None], dict[str, None]]] = {}
     for row in rows:
-        for name in COLUMNS:
+        for name in _figure_names(some):
             if name in row.figures and row.figures[name].note:
                 names, systems = noted.setdefault((row.figures[name].star, row.figures[name].note), ({}, {}))
                 names[name] = systems[row.system] = None
@@ -303,7 +312,7 @@ def _markdown(sets: Sequence[list[Evaluation]]) -> str:
     lines = [f"# {_plain(_heading(sets))}", "", *((f"**{_warning(sets)}**", "") if _warning(sets) else ())]
     for some in sets:
         columns = _columns(some)
-        lines += [f"## {_plain(_title(some))}", "", _line("evaluation", "system", "supervision", "n", *columns)]
+        lines += [f"## {_plain(_title(some))}", "", _line("evaluation", "system", "supervision", "n", *map(_plain, columns))]
         lines.append(_line("---", "---", "---", "---:", *("---:" for _ in columns)))
         for one in some:
             for row in one.rows:
@@ -342,7 +351,7 @@ def _page(sets: Sequence[list[Evaluation]], figures: Sequence[str], photos: int,
 
 def _table(some: Sequence[Evaluation]) -> str:
     columns = _columns(some)
-    heads = "".join(f'<th scope="col">{name}</th>' for name in ("n", *columns))
+    heads = "".join(f'<th scope="col">{escape(name)}</th>' for name in ("n", *columns))
     lines = [f'<thead><tr><th scope="col">system</th><th scope="col" class="words">supervision</th>{heads}</tr></thead>']
     for one in some:
         name = f'<tr class="name"><th scope="rowgroup" colspan="{len(columns) + 3}"><bdi>{escape(one.name)}</bdi></th></tr>'
