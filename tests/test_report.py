@@ -92,9 +92,11 @@ def test_what_the_captioners_own_backbone_says_is_starred(tmp_path, evaluation):
 def test_what_one_evaluation_lacks_is_a_dash_there(tmp_path, evaluation):
     other = copy_of(evaluation, "other")
     change_json(other / "scores.json", lambda scores: scores["systems"]["itself"]["CIDEr"].update(value=None, note="not computed: it was late"))
+    change_json(other / "scores.json", lambda scores: [figures.pop("length") for figures in scores["systems"].values()])
     table, page, _ = report_of(tmp_path, evaluation, other)
     assert cells(table, "other")[cells(table, "system").index("CIDEr")].startswith("-")
     assert "CIDEr of itself: not computed: it was late" in table and page.says("CIDEr of itself: not computed: it was late")
+    assert "- length of other: not asked for" in table
 
 
 def test_the_best_stand_first_and_the_worst_after_them_each_once(tmp_path, evaluation):

@@ -301,6 +301,9 @@ def _notes(some: Sequence[Evaluation]) -> list[str]:
     for (star, note), (names, systems) in noted.items():
         of = f" of {', '.join(systems)}" if not star and len(systems) < len({row.system for row in rows}) else ""
         notes.append(f"{star} {', '.join(names)}{of}: {note}".strip())
+    for one in some:
+        absent = [name for name in _columns(some) if all(name not in row.figures for row in one.rows)]
+        notes += [f"{', '.join(absent)} of {one.name}: not asked for"] if absent else []
     part = "photos of the split were left out, so its figures do not compare with those of the whole"
     notes += [f"of {one.name}, {one.left_out:,} {part}" for one in some if one.left_out]
     notes.append(f"in brackets: {bootstrap.LEVEL} % intervals, by a bootstrap over images")
