@@ -284,3 +284,12 @@ def test_a_smaller_corpus_is_whole_photos_of_a_larger_one(captions_file):
     assert len(few) == 30 and len(more) == 90 and len(pairs.at_most(10**6, seed=1)) == 240
     assert set(few.image_ids) < set(more.image_ids) and set(few.image_ids) != set(pairs.at_most(30, seed=2).image_ids)
     assert all(few.image_ids.count(image) == 3 for image in few.image_ids)
+
+
+def test_a_small_part_of_a_corpus_is_not_the_part_that_is_held_out(captions_file, tiny_backbone, tmp_path):
+    from capdec import parts
+    from capdec.corpus import embed, open_dataset, read_pairs
+
+    pairs = read_pairs(open_dataset(str(captions_file))).at_most(30, seed=0)
+    learn, held = embed(pairs, parts.build("backbones", tiny_backbone), tmp_path / "store").split(0.2, seed=0)
+    assert len(learn) > len(held)
