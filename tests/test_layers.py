@@ -11,7 +11,21 @@ import capdec
 from capdec.parts import KINDS
 
 PACKAGE = Path(capdec.__file__).parent
-BELOW_PARTS = ("capdec", "errors", "protocols", "recipe", "checkpoint", "tokens", "progress", "generation", "mapper", "nearest", "images", "gallery")
+BELOW_PARTS = (
+    "capdec",
+    "errors",
+    "protocols",
+    "recipe",
+    "checkpoint",
+    "tokens",
+    "progress",
+    "generation",
+    "mapper",
+    "nearest",
+    "images",
+    "gallery",
+    "ptb",
+)
 LAYERS = (*((name,) for name in BELOW_PARTS), KINDS, ("parts",), ("corpus",), ("captioner",), ("a job",), ("cli",), ("__main__",))
 MANY_JOBS = {"sweep"}  # train and evaluate many times
 
