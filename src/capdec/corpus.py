@@ -58,7 +58,7 @@ class Pairs:
         for key in keys:
             sizes[key] = sizes.get(key, 0) + 1
         taken: set[str] = set()
-        for key in sorted(sizes, key=lambda key: hashlib.sha256(f"part {seed} {key}".encode()).digest())  # another order than split's:
+        for key in sorted(sizes, key=lambda key: hashlib.sha256(f"part {seed} {key}".encode()).digest()):  # another order than split's
             if count <= 0:
                 break
             taken.add(key)

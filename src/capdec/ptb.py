@@ -7,7 +7,8 @@ This file knows nothing of words, scores or datasets. Where it differs, all of i
   period, "p.", unless the next caption begins with A, The, In and the like, or with a tag; one that ends in "no." or "fig." keeps it where the next
   begins with a digit. Here they are always "p", "no" and "fig". At the very end of the file Java also misreads a last smiley, 'll, 're or 've.
 - A line break other than \\n (\\r, \\v, \\f, U+2028, U+2029) starts a line there and shifts all captions that follow; here it separates words.
-- Letters that Unicode gained after 2012 are left out there; here they are letters.
+- Letters that Unicode gained after 2012 are left out there; here they are letters. A capital sigma before a digit or hyphen may become the other
+  small one (σ, ς).
 """
 
 import re
@@ -224,7 +225,8 @@ _RULES = [
     _rule(rf"{_APOSTROPHE}[0-9][0-9]", _BREAK),
     # http://example.org/a?b, www.example.org, example.com/a, me@example.org, @me, #tag
     _rule(_WEB),
-    _rule(f"{_SITE}(?:{_PATH})?"),
+    _rule(_SITE + _PATH),
+    _rule(_SITE),
     _rule(_MAIL),
     _rule(rf"@[a-zA-Z_][a-zA-Z_0-9]*|#{_LETTER}+"),
     # Numbers, dates (12/25/2014), superscripts, fractions, telephone numbers, prices: $|5, US$|5.
@@ -247,7 +249,7 @@ _RULES = [
     _rule(_LONG_HYPHENATED, write=_plain),
     _rule(_AMPERSANDED, write=_plain),
     _rule(r"[A-Za-z0-9]+(?:-[A-Za-z]+){0,2}(?:\\?/[A-Za-z0-9]+(?:-[A-Za-z]+){0,2}){1,2}"),
-    _rule(rf"(?i:pro-|anti-|-(?:RRB|LRB|RCB|LCB|RSB|LSB)-|S(?:{_AMP}|&)(?:P-500|Ls))"),
+    _rule(rf"(?i:pro-|anti-|-(?:RRB|LRB|RCB|LCB|RSB|LSB)-|S(?:{_AMP}|&)(?:P-500|Ls))", write=_plain),
     _rule(_FILE, rf"(?:[.,?!]|{_BREAK})"),
     # Smileys: :-), ^_^, (>_<).
     _rule(r"[<>]?[:;=][-o*']?[()DPdpO\\{@|\[\]]", "[^A-Za-z0-9]", _round),
