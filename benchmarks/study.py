@@ -18,7 +18,7 @@ import click
 from capdec import bootstrap, drawing, parts, recipe, scoring
 from capdec.captioner import Captioner
 from capdec.checkpoint import replacing
-from capdec.evaluate import evaluate
+from capdec.evaluate import BASELINES, evaluate
 from capdec.protocols import Score
 from capdec.sweep import sweep
 
@@ -107,3 +107,128 @@ def read(folder: Path) -> dict[str, Score]:
     if folder not in _READ:
         _READ[folder] = scoring.read_evaluation(folder, ("coco_scores", "unseen_nouns"))[1]
     return _READ[folder]
+
+
+@click.command(help=__doc__)
+@click.argument("data", type=click.Path(exists=True, file_okay=False, path_type=Path))
+@click.option("--output", default="runs/study", type=click.Path(file_okay=False, path_type=Path))
+@click.option("--judge", default=str(ROOT / "judge"), help="The folder of a second mini, which scores captions and makes none.")
+@click.option("--only", help="Sweeps to train and score, with commas between them.  [default: all, and then the tables]")
+def main(data: Path, output: Path, judge: str, only: str | None) -> None:
+    folder = output.resolve()
+    os.chdir(data / "text")  # recipes name their files from here
+    judges = parts.build("backbones", {"name": "mini", "folder": judge})
+    for name in only.split(",") if only else SWEEPS:
+        table, over = SWEEPS[name]
+        styles = name in ("romantic", "humorous")
+        sweep(table, folder / name, over, seeds=SEEDS, dataset=None if styles else photos("calibration"))
+        for run in sorted(path.parent for path in (folder / name).glob("*/config.json")):
+            if styles:
+                in_style(run, run / "dev", name, unpacked("dev", folder / "photos"), judges)
+            else:
+                scored(run, run / "dev", photos("dev"), judges)
+    if not only:
+        for style in ("romantic", "humorous"):  # the factual captioner, for comparison
+            for seed in SEEDS:
+                run = folder / "noise" / f"target_cosine=0.5,seed={seed}"
+                in_style(run, run / f"dev-{style}", style, unpacked("dev", folder / "photos"), judges)
+        best = folder / "noise" / "target_cosine=0.65,seed=0"
+        scored(best, best / "dev-baselines", photos("dev"), judges, baselines=BASELINES, memory=BASE["captions"])
+        tables(folder)
+
+
+def in_style(run: Path, folder: Path, style: str, images: Path, judge: Any) -> None:
+    dataset = {"name": "jsonl", "path": f"flickrstyle_{style}_dev.jsonl", "images": str(images), "dataset": "flickr8k+flickrstyle10k", "split": "dev"}
+    told = {"name": "style", "style": f"flickrstyle_{style}_train.jsonl", "plain": "flickr8k_train.jsonl"}
+    scored(run, folder, dataset, judge, metrics=("coco_scores", "clip_score", told))
+
+
+def runs(folder: Path, sweep_name: str, setting: str, kind: str = "dev") -> list[Path]:
+    return [folder / sweep_name / f"{setting},seed={seed}" / kind for seed in SEEDS]
+
+
+def tables(folder: Path) -> None:
+    """tables.md and the plots, from what was scored."""
+    none, chosen, base = (runs(folder, "noise", f"target_cosine={cosine}") for cosine in (1.0, 0.65, 0.5))
+    written = []
+
+    table = Table("The noise curve")
+    curves: dict[str, dict[float, tuple[float, bootstrap.Interval]]] = {}
+    for name, kind, levels in (("Gaussian", "noise", LEVELS), ("uniform, equal mean squared norm", "uniform", (0.5, 0.8, 0.25))):
+        for cosine in sorted(levels, reverse=True):
+            some = runs(folder, kind, f"target_cosine={cosine}")
+            table.add(f"{name}, target cosine {cosine}", some, none)
+            curves.setdefault(name, {})[cosine] = bootstrap.mean_of_runs([read(one)["CIDEr"] for one in some])
+    written.append(table)
+
+    table = Table("The scale of things")
+    everything = json.loads((chosen[0].parent / "dev-baselines" / "scores.json").read_text(encoding="utf-8"))["systems"]
+    for name in ("constant", "shuffled", "nearest", "person"):
+        cells = [
+            f"{one['value']:.1f}" + (f" [{one['low']:.1f}, {one['high']:.1f}]" if "low" in one else "")
+            for one in map(everything[name].get, table.figures)
+        ]
+        table.lines.append(f"| {name} | {' | '.join(cells)} | |")
+    low = table.add("no noise", none)
+    middle = table.add("noise, target cosine 0.65: chosen by calibration CIDEr, and by siblings on text alone", chosen, none)
+    high = table.add("paired upper bound (in-sample: the backbone saw these pairs)", runs(folder, "pairs", "backbone=mini"), none)
+    table.lines.append(f"\nOf the way from no noise to pairs, text alone goes {100 * (middle - low) / (high - low):.0f} %.")
+    written.append(table)
+
+    table = Table("Which text")
+    table.add("Flickr8k, 25,000 captions", base)
+    table.add("Flickr30k and Flickr8k, 135,819 captions", runs(folder, "corpus", "captions=flickr_all_train"), base)
+    table.add("COCO, 53,228 captions: another domain", runs(folder, "corpus", "captions=coco_sample"), base)
+    written.append(table)
+
+    table = Table("How much text")
+    amounts = {}
+    for amount in (300, 1000, 3000, 10000):
+        some = runs(folder, "amount", f"captions={amount}")
+        table.add(f"{amount:,} captions", some, base)
+        amounts[amount] = bootstrap.mean_of_runs([read(one)["CIDEr"] for one in some])
+    for amount, some in ((25_000, base), (135_819, runs(folder, "corpus", "captions=flickr_all_train"))):
+        table.add(f"{amount:,} captions", some, base)
+        amounts[amount] = bootstrap.mean_of_runs([read(one)["CIDEr"] for one in some])
+    written.append(table)
+
+    table = Table("Told from siblings, and the modality offset")
+    for cosine, against in ((1.0, none), (0.5, base)):
+        words = "no noise" if cosine == 1 else f"target cosine {cosine}"
+        table.add(f"{words}, told from itself", against)
+        table.add(f"{words}, told from siblings", runs(folder, "siblings", f"target_cosine={cosine}"), against)
+        table.add(f"{words}, with the modality offset", runs(folder, "offset", f"target_cosine={cosine}"), against)
+    written.append(table)
+
+    for style in ("romantic", "humorous"):
+        table = Table(f"Style: {style}", ("in style", "CIDEr", "BLEU-1", "CLIPScore", "R@1", "R@5"))
+        plain = runs(folder, "noise", "target_cosine=0.5", f"dev-{style}")
+        table.add("factual captioner", plain)
+        table.add(f"trained on {style} text", runs(folder, style, "backbone=mini"), plain)
+        written.append(table)
+
+    with replacing(folder / "tables.md") as temporary:
+        temporary.write_text("".join(map(str, written)), encoding="utf-8")
+    draw(folder, curves, amounts, {"no noise": low, "paired (in-sample)": high, "nearest caption": everything["nearest"]["CIDEr"]["value"]})
+
+
+def draw(folder: Path, noise: dict[str, Any], amounts: dict[int, Any], lines: dict[str, float]) -> None:
+    series = []
+    for name, points in noise.items():
+        x = sorted(points)
+        bounds = [points[one][1] for one in x]
+        mark = x.index(0.65) if 0.65 in x else None
+        said = "text alone chooses this"
+        series.append(drawing.Series(name, x, [points[one][0] for one in x], [b.low for b in bounds], [b.high for b in bounds], mark, said))
+    levels = {one: f"{one:.2f}\nstd {((1 / one**2 - 1) / 256) ** 0.5:.3f}" for one in sorted(noise["Gaussian"])}
+    title = "CIDEr on dev by noise level: three seeds a point, 95 % intervals over photos and seeds"
+    drawing.curves(folder / "noise.svg", series, title, "target cosine (1 = no noise) and std", "CIDEr", lines, levels)
+    x = sorted(amounts)
+    bounds = [amounts[one][1] for one in x]
+    growing = drawing.Series("captions", x, [amounts[one][0] for one in x], [b.low for b in bounds], [b.high for b in bounds])
+    ticks = {one: f"{one:,}" for one in x}
+    drawing.curves(folder / "text.svg", [growing], "CIDEr on dev by amount of text", "captions learned from", "CIDEr", {}, ticks, log=True)
+
+
+if __name__ == "__main__":
+    main()
