@@ -1,4 +1,4 @@
-"""The study of docs/results.md: does training from text alone do here what its paper says? Every run is small (recipes/study.toml) and has three seeds.
+"""The study of docs/results.md: does training from text alone do here what its paper says? Runs are small (recipes/study.toml), with three seeds.
 
     python benchmarks/study.py DATA --output runs/study            trains and scores what is missing, then writes tables.md and the plots
     python benchmarks/study.py DATA --only noise,pairs             some of the sweeps; several processes may share the work
@@ -164,10 +164,8 @@ def tables(folder: Path) -> None:
     table = Table("The scale of things")
     everything = json.loads((chosen[0].parent / "dev-baselines" / "scores.json").read_text(encoding="utf-8"))["systems"]
     for name in ("constant", "shuffled", "nearest", "person"):
-        cells = [
-            f"{one['value']:.1f}" + (f" [{one['low']:.1f}, {one['high']:.1f}]" if "low" in one else "")
-            for one in map(everything[name].get, table.figures)
-        ]
+        found = [everything[name][figure] for figure in table.figures]
+        cells = [f"{one['value']:.1f}" + (f" [{one['low']:.1f}, {one['high']:.1f}]" if "low" in one else "") for one in found]
         table.lines.append(f"| {name} | {' | '.join(cells)} | |")
     low = table.add("no noise", none)
     middle = table.add("noise, target cosine 0.65: chosen by calibration CIDEr, and by siblings on text alone", chosen, none)
