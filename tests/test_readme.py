@@ -8,9 +8,9 @@ from capdec import parts
 from capdec.cli import _part, main
 
 ROOT = Path(__file__).parent.parent
-COMMANDS = re.findall(
-    r"^(?:\S*/|torchrun.*-m )?capdec ((?:train|caption|evaluate|demo|models|pretrain).*)$", (ROOT / "README.md").read_text(), re.MULTILINE
-)
+NAMES = "train|caption|evaluate|score|compare|report|gap|sweep|demo|models|pretrain"
+PAGES = "".join((ROOT / name).read_text() for name in ("README.md", "docs/evaluation.md"))
+COMMANDS = re.findall(rf"^(?:\S*/|torchrun.*-m )?capdec ((?:{NAMES}).*)$", PAGES, re.MULTILINE)
 
 
 @pytest.mark.parametrize("line", COMMANDS)
