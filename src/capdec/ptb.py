@@ -1,7 +1,7 @@
 """The tokens by which the COCO evaluation compares captions, without Java: those of Stanford's PTBTokenizer 3.4.1 run with `-preserveLines
 -lowerCase`, less punctuation. None of its code is here: the lists and patterns below describe what it answers, and were checked by asking it.
 
-This file knows nothing of words, scores or datasets. Where it differs, all of it rare:
+It knows nothing of scores or datasets. Where it differs, all of it rare:
 
 - Java reads all captions as one file and looks beyond the end of a caption. One that ends in a single letter ("holding the letter P.") keeps the
   period, "p.", unless the next caption begins with A, The, In and the like, or with a tag; one that ends in "no." or "fig." keeps it where the next
@@ -144,7 +144,7 @@ _LONG_HYPHENATED = rf"[A-Za-z0-9][A-Za-z0-9.,\u00ad]*(?:-(?:{_ACRONYM}\.|[A-Za-z
 _AMPERSANDED = rf"[A-Z]+(?:(?:{_AMP}|[+&])[A-Z]+)+"  # AT&T
 _NUMBER = rf"[-+]?(?:{_DIGIT}*(?:[.:,\u00ad\u066b\u066c]{_DIGIT}+)+|{_DIGIT}+)"  # 5, -5, 1,000, 10:30, .5
 _NAME = r"[A-Za-z][A-Za-z0-9_:.-]*"
-_TAG = rf"<(?:[!?][A-Za-z-][^>\r\n]*|/{_NAME} *|{_NAME}(?: +{_NAME}(?: *= *(?:'[^'\r\n]*'|\"[^\"\r\n]*\"))?)* */?)>"  # <b>, <a href="x">, </b>
+_TAG = rf"<(?:[!?][A-Za-z-][^>\r\n]*|/{_NAME} *|{_NAME}(?: +{_NAME}(?: *= *(?:'[^'\r\n]*'|\"[^\"\r\n]*\"))?)* */? *)>"  # <b>, <a href="x">, </b>
 
 # Abbreviations, which take the period that follows.
 _BEFORE_SMALL = (  # may end a sentence
@@ -185,7 +185,8 @@ _FILE = rf"{_WORDLIKE}+(?:\.{_WORDLIKE}+)*\." + _any(
     "bat bmp c class cgi cpp dll docx? exe gif gz h html? jar java jpe?g mov mp3 pdf php pl png ppt ps py sql tar txt wav x xml zip"
 )
 _FACE = "[-^x=~<>']"
-_APOSTROPHED = "d'ye c'mon e'er s'mores ev'ry li'l nat'l nor'easter c'est cap'n cont'd\\.?"
+_STRAIGHT = r"c'mon e'er s'mores ev'ry li'l nat'l nor'easter cont'd\."  # with this apostrophe only: c’mon is c|’m|on
+_CURLY = "d'ye c'est cap'n"  # with any
 
 
 def _rule(token: str, before: str = "", write: Writer = str) -> tuple[re.Pattern[str], Writer]:
@@ -201,9 +202,9 @@ _RULES = [
     _rule("(?i:got)", "(?i:ta)"),
     _rule("(?i:lem|gim)", "(?i:me)"),
     _rule("'[tT]", "(?i:is|was)"),
-    # Tags and entities: <b>, &#39;, &nbsp;. An entity in capitals is known, but kept as it is.
+    # Tags and entities: <b>, &#39;, &nbsp;, and a few of old newswires.
     _rule(_TAG, write=_blank),
-    _rule("&#[0-9]+;"),
+    _rule("&(?:#[0-9]+|(?i:ht|tl|ur|lr|qc|ql|qr|odq|cdq));"),
     _rule(rf"{_SPACE}+|&(?i:nbsp);", write=_nothing),
     _rule("&(?i:mdash|ndash|md);|[\u2013-\u2015\u0096\u0097]", write=_as("--")),
     _rule(_AMP, write=_as("&")),
@@ -216,7 +217,8 @@ _RULES = [
     _rule(_WORD, write=_plain),
     # Words that keep an apostrophe: rock 'n' roll, ol', '90s, c'mon, Hawai'i, O'Brien, J'aime, l'|eau, y'|all, '99.
     _rule(rf"{_APOSTROPHE}(?:[nN]{_APOSTROPHE}?|[2-9]0[sS]|(?i:em|till?|cause))|(?i:Dunkin|somethin|ol){_APOSTROPHE}"),
-    _rule(_any(_APOSTROPHED).replace("'", _APOSTROPHE)),
+    _rule(_any(_STRAIGHT)),
+    _rule(_any(_CURLY).replace("'", _APOSTROPHE)),
     _rule(rf"[oO]{_ANY_APOSTROPHE}[oO]|{_BASE}+[aeiouyAEIOUY]{_ANY_APOSTROPHE}[aeiouA-Z]{_BASE}*"),
     _rule(rf"[A-HJ-XZn]{_ANY_APOSTROPHE}{_BASE}{{2,}}"),
     _rule(f"{_ENDING}|{_NOT}", "[^A-Za-z]", _quotes),
