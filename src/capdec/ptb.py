@@ -1,5 +1,5 @@
 """The tokens by which the COCO evaluation compares captions, without Java: those of Stanford's PTBTokenizer 3.4.1 run with `-preserveLines
--lowerCase`, less punctuation. None of its code is here: the lists and patterns below describe what it answers, and were checked by asking it.
+-lowerCase`, less punctuation. None of its code is copied: the rules were written from what is known of them and corrected by asking it.
 
 It knows nothing of scores or datasets. Where it differs, all of it rare:
 
