@@ -146,7 +146,7 @@ def test_scores_of_a_file_are_shown_with_what_was_not_computed(run, tmp_path):
 def test_a_gap_is_measured_and_noise_is_swept(run, captions_file, tiny_backbone, tmp_path):
     done = run("gap", "--backbone", tiny_backbone["folder"], "--captions", captions_file, "--output", tmp_path / "gap")
     assert done.exit_code == 0, done.output
-    assert "From text alone: try target_cosine" in done.output and (tmp_path / "gap/gap.svg").is_file()
+    assert "From text alone: begin at target_cosine" in done.output and (tmp_path / "gap/gap.svg").is_file()
     sets = (
         f"backbone={json.dumps(tiny_backbone)}",
         f"decoder={json.dumps(DECODER)}",

@@ -51,9 +51,11 @@ def test_from_text_alone_come_cosines_a_spectrum_and_a_suggestion(tmp_path, text
     found = gap(Invented(), texts, tmp_path / "out")
     assert found["sibling_pairs"] == 60 * 6 and found["captions"] == 240
     assert found["cosines"]["captions of one photo"]["mean"] > found["cosines"]["any two captions"]["mean"] + 0.3
-    assert {one["from"] for one in found["estimates"]} == {"text"} and found["suggestion"] in found["estimates"]
+    assert {one["from"] for one in found["estimates"]} == {"text"} == {found["suggestion"]["from"]}
     for one in found["estimates"]:
         assert one["target_cosine"] == pytest.approx(1 / math.sqrt(1 + 64 * one["std"] ** 2), abs=1e-3)
+    between = sorted(one["std"] for one in found["estimates"] if one["name"] in ("paper's estimate", "as far as a sibling"))
+    assert between[0] < found["suggestion"]["std"] < between[1]
     assert 1 < found["text"]["effective_dimension"] <= 64
     assert json.loads((tmp_path / "out/gap.json").read_text()) == found
     assert (tmp_path / "out/gap.svg").read_text().startswith("<?xml")

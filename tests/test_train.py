@@ -118,7 +118,7 @@ def test_a_decoder_that_cannot_be_built_is_refused_before_the_corpus_is_embedded
 
 def test_a_small_corpus_gets_fewer_steps():
     assert Training().settled(2000).steps == 312 and Training().settled(10**6).steps == 3000 and Training(steps=7).settled(2000).steps == 7
-    assert Training().settled(2000).choose_steps == 78
+    assert Training().settled(2000).choose_steps == 156
 
 
 def test_the_learning_rate_warms_up_and_falls_to_nothing():

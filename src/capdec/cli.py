@@ -481,8 +481,8 @@ def gap(backbone: str, captions: str, photos: str | None, output: Path, picture:
     for one in found["estimates"]:
         click.echo(f"  {one['name']:<37} {one['std']:6.4f}  {one['target_cosine']:13.3f}  {one['from']:<6} {one['why']}")
     suggestion = found["suggestion"]
-    click.echo(f"\nFrom text alone: try target_cosine = {suggestion['target_cosine']:.2f} (std {suggestion['std']:.3f}), the {suggestion['name']}.")
-    click.echo(f"To be surer: capdec sweep {captions} --output sweep     Written to {output}")
+    click.echo(f"\nFrom text alone: begin at target_cosine = {suggestion['target_cosine']:.2f} (std {suggestion['std']:.3f}), {suggestion['why']}.")
+    click.echo(f"What trains best, still on text alone: capdec sweep {captions} --output out/sweep\nWritten to {output}")
 
 
 @main.command()

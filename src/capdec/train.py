@@ -38,7 +38,8 @@ Spec = str | dict[str, Any]
 class Training:
     """The settings of one run of the optimiser. `batch` is captions a step, over all processes and accumulation; `warmup` is in steps;
     `steps = 0` is twenty rounds of the corpus and at most 3000; `keep="best"` is by held-out siblings, or by held-out captions. `captions` is about
-    how many of the corpus' captions are used, whole photos of them (0: all)."""
+    how many of the corpus' captions are used, whole photos of them (0: all). `choose_steps = 0` is half of the steps, at most 1000: shorter runs
+    would choose too little noise (docs/LOG.md)."""
 
     steps: int = 0
     batch: int = 128
@@ -55,7 +56,7 @@ class Training:
     held_out: float = 0.02
     evaluate_every: int = 250
     keep: Literal["best", "last"] = "best"
-    choose_cosines: tuple[float, ...] = (0.9, 0.8, 0.7, 0.6, 0.5, 0.4, 0.3)
+    choose_cosines: tuple[float, ...] = (0.8, 0.65, 0.5, 0.3)
     choose_steps: int = 0
 
     def __post_init__(self) -> None:
@@ -71,7 +72,7 @@ class Training:
     def settled(self, captions: int) -> "Training":
         """With the steps that a corpus of so many captions gets where none were asked for."""
         steps = self.steps or max(1, min(3000, 20 * captions // self.batch))
-        return replace(self, steps=steps, warmup=min(self.warmup, steps // 4), choose_steps=self.choose_steps or max(1, min(400, steps // 4)))
+        return replace(self, steps=steps, warmup=min(self.warmup, steps // 4), choose_steps=self.choose_steps or max(1, min(1000, steps // 2)))
 
     def rate(self, step: int) -> float:
         """Learning rate of a step, counted from 0: linear warm-up, then the schedule down to 0."""
