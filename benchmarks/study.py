@@ -2,6 +2,8 @@
 
     python benchmarks/study.py DATA --output runs/study            trains and scores what is missing, then writes tables.md and the plots
     python benchmarks/study.py DATA --only noise,pairs             some of the sweeps; several processes may share the work
+    python benchmarks/study.py DATA --fold runs/fold               the paired bound as well, on a mini that never saw the pairs it is trained on:
+                                                                   `capdec pretrain` with the photos of train-000000 and train-000001 alone
 
 DATA holds text/*.jsonl and flickr8k/{train,calibration,dev}-*.tar. Settings are looked at on calibration photos; dev is scored once for each run.
 A cut-off study continues. Everything in it is `capdec sweep` and `capdec evaluate`, called many times.
@@ -26,7 +28,7 @@ ROOT = Path(__file__).resolve().parent.parent
 SEEDS = (0, 1, 2)
 COSINE = "bridges.0.target_cosine"
 LEVELS = (0.5, 1.0, 0.65, 0.25, 0.8, 0.35, 0.15)
-TRAIN = "../flickr8k/train-*.tar"
+TRAIN, UNSEEN = "../flickr8k/train-*.tar", "../flickr8k/train-00000[2-4].tar"
 BASE = recipe.read(ROOT / "recipes" / "study.toml")
 AS_IT_IS: dict[str, Sequence[Any]] = {"backbone": ["mini"]}
 DATASET = "flickr8k"
@@ -50,6 +52,15 @@ SWEEPS: dict[str, tuple[recipe.Recipe, dict[str, Sequence[Any]]]] = {
     "romantic": (styled("romantic"), AS_IT_IS),
     "humorous": (styled("humorous"), AS_IT_IS),
 }
+
+
+def of_the_fold(backbone: str) -> dict[str, tuple[recipe.Recipe, dict[str, Sequence[Any]]]]:
+    """Text alone beside pairs, of photos that the backbone has not seen, as it will not have seen those that the captioner is for."""
+    told: recipe.Recipe = {**BASE, "backbone": {"name": "mini", "folder": backbone}, "captions": {"path": UNSEEN, "dataset": DATASET}}
+    return {"fold_text": (told, {COSINE: FOLD_TEXT}), "fold_pairs": ({**told, "paired_photos": UNSEEN}, {COSINE: FOLD_PAIRS})}
+
+
+FOLD_TEXT, FOLD_PAIRS = (1.0, 0.65, 0.5), (1.0, 0.8, 0.65)
 
 
 def photos(room: str) -> dict[str, Any]:
@@ -114,13 +125,15 @@ def read(folder: Path) -> dict[str, Score]:
 @click.argument("data", type=click.Path(exists=True, file_okay=False, path_type=Path))
 @click.option("--output", default="runs/study", type=click.Path(file_okay=False, path_type=Path))
 @click.option("--judge", default=str(ROOT / "judge"), help="The folder of a second mini, which scores captions and makes none.")
+@click.option("--fold", type=click.Path(exists=True, file_okay=False, path_type=Path), help="A mini aligned with two of the five train shards.")
 @click.option("--only", help="Sweeps to train and score, with commas between them.  [default: all, and then the tables]")
-def main(data: Path, output: Path, judge: str, only: str | None) -> None:
+def main(data: Path, output: Path, judge: str, fold: Path | None, only: str | None) -> None:
     folder = output.resolve()
+    sweeps = SWEEPS | (of_the_fold(str(fold.resolve())) if fold else {})
     os.chdir(data / "text")  # recipes name their files from here
     judges = parts.build("backbones", {"name": "mini", "folder": judge})
-    for name in only.split(",") if only else SWEEPS:
-        table, over = SWEEPS[name]
+    for name in only.split(",") if only else sweeps:
+        table, over = sweeps[name]
         styles = name in ("romantic", "humorous")
         sweep(table, folder / name, over, seeds=SEEDS, dataset=None if styles else photos("calibration"))
         for run in sorted(path.parent for path in (folder / name).glob("*/config.json")):
@@ -135,7 +148,7 @@ def main(data: Path, output: Path, judge: str, only: str | None) -> None:
                 in_style(run, run / f"dev-{style}", style, unpacked("dev", folder / "photos"), judges)
         best = folder / "noise" / "target_cosine=0.65,seed=0"
         scored(best, best / "dev-baselines", photos("dev"), judges, baselines=BASELINES, memory=BASE["captions"])
-        tables(folder)
+        tables(folder, cross_fitted=fold is not None)
 
 
 def in_style(run: Path, folder: Path, style: str, images: Path, judge: Any) -> None:
@@ -148,7 +161,7 @@ def runs(folder: Path, sweep_name: str, setting: str, kind: str = "dev") -> list
     return [folder / sweep_name / f"{setting},seed={seed}" / kind for seed in SEEDS]
 
 
-def tables(folder: Path) -> None:
+def tables(folder: Path, cross_fitted: bool) -> None:
     """tables.md and the plots, from what was scored."""
     none, chosen, base = (runs(folder, "noise", f"target_cosine={cosine}") for cosine in (1.0, 0.65, 0.5))
     written = []
@@ -168,13 +181,15 @@ def tables(folder: Path) -> None:
         found = [everything[name][figure] for figure in table.figures]
         cells = [f"{one['value']:.1f}" + (f" [{one['low']:.1f}, {one['high']:.1f}]" if "low" in one else "") for one in found]
         table.lines.append(f"| {name} | {' | '.join(cells)} | |")
-    low = table.add("no noise", none)
-    middle = table.add("noise, target cosine 0.65: chosen by calibration CIDEr, and by siblings on text alone", chosen, none)
+    table.add("no noise", none)
+    table.add("noise, target cosine 0.65: chosen by calibration CIDEr, and by siblings on text alone", chosen, none)
     table.add("told from photos: pairs, no noise (in-sample)", runs(folder, "pairs", "backbone=mini"), none)
     paired = [runs(folder, "pairs_noise", f"target_cosine={cosine}") for cosine in (0.8, 0.65)]
-    high = max(table.add(f"told from photos: pairs, noise {c} (in-sample)", some, none) for c, some in zip((0.8, 0.65), paired, strict=True))
-    table.lines.append(f"\nOf the way from no noise to pairs, text alone goes {100 * (middle - low) / (high - low):.0f} %.")
+    for cosine, some in zip((0.8, 0.65), paired, strict=True):
+        table.add(f"told from photos: pairs, noise {cosine} (in-sample)", some, none)
     written.append(table)
+    if cross_fitted:
+        written.append(fold_table(folder))
 
     table = Table("Which text")
     table.add("Flickr8k, 25,000 captions", base)
@@ -210,7 +225,30 @@ def tables(folder: Path) -> None:
 
     with replacing(folder / "tables.md") as temporary:
         temporary.write_text("".join(map(str, written)), encoding="utf-8")
-    draw(folder, curves, amounts, {"no noise": low, "paired (in-sample)": high, "nearest caption": everything["nearest"]["CIDEr"]["value"]})
+    draw(folder, curves, amounts, {"nearest caption": everything["nearest"]["CIDEr"]["value"]})
+
+
+def fold_table(folder: Path) -> Table:
+    """The bound that a share can be told of: pairs the backbone has not seen. Each side's noise is the one that calibration photos liked best."""
+    table = Table("The paired bound, cross-fitted")
+    rows = {
+        "text alone": {cosine: runs(folder, "fold_text", f"target_cosine={cosine}") for cosine in FOLD_TEXT},
+        "pairs": {cosine: runs(folder, "fold_pairs", f"target_cosine={cosine}") for cosine in FOLD_PAIRS},
+    }
+    none, best = rows["text alone"][1.0], {}
+    for name, sweep_name in (("text alone", "fold_text"), ("pairs", "fold_pairs")):
+        points = json.loads((folder / sweep_name / "sweep.json").read_text(encoding="utf-8"))["points"]
+        liked = max(points, key=lambda point: float(point["value"]))["settings"][COSINE]
+        best[name] = rows[name][liked]
+        for cosine, some in rows[name].items():
+            noise = "no noise" if cosine == 1 else f"noise, target cosine {cosine}"
+            table.add(f"{name}, {noise}{' (best on calibration)' if cosine == liked else ''}", some, none)
+    low, middle, high = (bootstrap.draws_of_runs([read(one)["CIDEr"] for one in some]) for some in (none, best["text alone"], best["pairs"]))
+    bounds = bootstrap.interval(100 * (middle - low) / (high - low))
+    low, middle, high = (float(one.mean()) for one in (low, middle, high))
+    share = 100 * (middle - low) / (high - low)
+    table.lines.append(f"\nOf the way from no noise to pairs, text alone goes {share:.0f} % [{bounds.low:.0f}, {bounds.high:.0f}].")
+    return table
 
 
 def draw(folder: Path, noise: dict[str, Any], amounts: dict[int, Any], lines: dict[str, float]) -> None:

@@ -50,28 +50,30 @@ def resampled(scores: Sequence[Score], resamples: int = RESAMPLES, seed: int = 0
 
 
 def intervals(scores: Sequence[Score], resamples: int = RESAMPLES, seed: int = 0) -> list[Interval]:
-    return [_interval(draws) for draws in resampled(scores, resamples, seed)]
+    return [interval(draws) for draws in resampled(scores, resamples, seed)]
 
 
 def mean_of_runs(runs: Sequence[Score], resamples: int = RESAMPLES, seed: int = 0) -> tuple[float, Interval]:
     """The mean figure of several trainings scored on the same images, and its interval over images and trainings: both are drawn anew each time."""
-    return float(np.mean([run.value for run in runs])), _interval(_runs(runs, resamples, seed))
+    return float(np.mean([run.value for run in runs])), interval(draws_of_runs(runs, resamples, seed))
 
 
 def difference(first: Sequence[Score], second: Sequence[Score], resamples: int = RESAMPLES, seed: int = 0) -> Difference:
     """Paired: both sides see the same draws of images. Each side is one run or several, whose mean counts."""
-    draws = _runs(first, resamples, seed) - _runs(second, resamples, seed)
+    draws = draws_of_runs(first, resamples, seed) - draws_of_runs(second, resamples, seed)
     value = float(np.mean([run.value for run in first]) - np.mean([run.value for run in second]))
     beyond = min((draws <= 0).sum(), (draws >= 0).sum())
-    return Difference(value, *_interval(draws), min(1.0, 2 * (int(beyond) + 1) / (resamples + 1)))
+    return Difference(value, *interval(draws), min(1.0, 2 * (int(beyond) + 1) / (resamples + 1)))
 
 
-def _runs(runs: Sequence[Score], resamples: int, seed: int) -> Float[np.ndarray, "R"]:
+def draws_of_runs(runs: Sequence[Score], resamples: int = RESAMPLES, seed: int = 0) -> Float[np.ndarray, "R"]:
+    """The runs' mean figure in each draw of images and of runs; of other runs with the same seed, in the same draws."""
     figures = np.stack(resampled(runs, resamples, seed))  # (runs, R)
     drawn = np.random.default_rng(seed + 1).integers(len(runs), size=(len(runs), resamples))
     return np.take_along_axis(figures, drawn, 0).mean(0)
 
 
-def _interval(draws: Float[np.ndarray, "R"]) -> Interval:
+def interval(draws: Float[np.ndarray, "R"]) -> Interval:
+    """What holds 95 % of the draws."""
     low, high = np.percentile(draws, [50 - LEVEL / 2, 50 + LEVEL / 2])
     return Interval(float(low), float(high))
