@@ -471,11 +471,11 @@ pipeline_tag: image-to-text
 
 | | |
 |---|---|
-| text | {given["captions"]}{f", told from {given['sources']}" if given["sources"] else ""} |
+| text | {_said(given["captions"])}{f", told from {_said(given['sources'])}" if given["sources"] else ""} |
 | captions | {report["learned_from"]} learned from, {report["held_out"]} held out |
-| backbone | {given["backbone"]} ({captioner.backbone.fingerprint}), frozen |
-| bridge | {", ".join(map(str, given["bridges"]))}; noise: {noise["how"]} |
-| decoder | {given["decoder"]}, {report["parameters"]:,} parameters |
+| backbone | {_said(given["backbone"])} ({captioner.backbone.fingerprint}), frozen |
+| bridge | {"; ".join(map(_said, given["bridges"])) or "none"}. Noise: {noise["how"]} |
+| decoder | {_said(given["decoder"])}. {report["parameters"]:,} parameters |
 | supervision | {captioner.supervision.words()} |
 | log-probability of held-out captions | {", ".join(f"{name} {value} nats a token" for name, value in held.items()) or "not measured"} |
 | made by | capdec {report["capdec"]}, commit {report["commit"] or "unknown"}, seed {given["training"]["seed"]}, {report["time"]} |
@@ -489,3 +489,14 @@ from capdec import Captioner
 print(Captioner.load("this folder or its hub id").caption(["photo.jpg"])[0].text)
 ```
 """
+
+
+def _said(spec: Spec) -> str:
+    """
+    >>> _said({"name": "small_transformer", "layers": 2, "width": 256})
+    'small_transformer (layers 2, width 256)'
+    """
+    if isinstance(spec, str):
+        return spec
+    settings = ", ".join(f"{key} {value}" for key, value in spec.items() if key != "name")
+    return f"{spec['name']} ({settings})" if "name" in spec else settings
