@@ -17,6 +17,7 @@ from capdec.backbones.mini import Mini
 from capdec.captioner import Captioner
 from capdec.checkpoint import read_tensors
 from capdec.errors import MismatchError, SettingError
+from capdec.protocols import Decoding
 from capdec.train import Training, settings, train
 from conftest import DECODER
 
@@ -42,10 +43,10 @@ def test_training_writes_a_captioner_that_loads_and_says_the_same(tmp_path, tiny
 
 
 def test_the_resolved_recipe_trains_the_same_captioner_again(tmp_path, tiny_backbone, captions_file):
-    train(str(captions_file), tmp_path / "first", backbone=tiny_backbone, decoder=DECODER, training=FAST)
+    train(str(captions_file), tmp_path / "first", backbone=tiny_backbone, decoder=DECODER, training=FAST, decoding={"beams": 3})
     table = recipe.read(tmp_path / "first/recipe.toml")
     assert table["bridges"][0]["target_cosine"] in FAST["choose_cosines"], "what was chosen is written down"
-    train(output=tmp_path / "second", **table)
+    assert train(output=tmp_path / "second", **table).decoding == Captioner.load(tmp_path / "first").decoding == Decoding(beams=3)
     first, second = _weights(tmp_path / "first"), _weights(tmp_path / "second")
     assert all(torch.equal(first[name], second[name]) for name in first)
 
@@ -103,6 +104,8 @@ def test_settings_that_cannot_be_are_refused_before_any_work(tmp_path, tiny_back
         settings({"learning_speed": 1})
     with pytest.raises(SettingError, match="below 1"):
         settings({"batch": 0})
+    with pytest.raises(SettingError, match="no_repeat_ngram_size"):
+        train(str(captions_file), tmp_path / "run", backbone=tiny_backbone, decoder=DECODER, decoding={"no_repeat": 3})
     with pytest.raises(SettingError, match="cannot be shared"):
         train(str(captions_file), tmp_path / "run", backbone=tiny_backbone, decoder=DECODER, training={**FAST, "batch": 15, "accumulate": 2})
     assert not (tmp_path / "run").exists()

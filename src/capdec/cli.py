@@ -196,7 +196,19 @@ def train(
     table |= {key: _part(f"{key}s", value) for key, value in (("backbone", backbone), ("decoder", decoder)) if value is not None}
     short = {"training.steps": steps, "training.dtype": dtype}
     table = recipe.override(table, [*(f"{key}={value}" for key, value in short.items() if value is not None), *assignments])
-    known = ("captions", "sources", "backbone", "bridges", "decoder", "training", "paired_photos", "unpaired_photos", "chosen", "evaluation")
+    known = (
+        "captions",
+        "sources",
+        "backbone",
+        "bridges",
+        "decoder",
+        "training",
+        "paired_photos",
+        "unpaired_photos",
+        "decoding",
+        "chosen",
+        "evaluation",
+    )
     unknown = [key for key in table if key not in known]
     if unknown:
         raise SettingError(f"a recipe for training has no {', '.join(map(repr, unknown))}. It has: {', '.join(known)}.")
@@ -301,8 +313,6 @@ def evaluate(
 
     Writes predictions.jsonl, scores.json and manifest.json; `capdec report` makes a page of them. Cut off and started again, it goes on.
     """
-    from dataclasses import replace
-
     from capdec import recipe, scoring
     from capdec.captioner import Captioner
     from capdec.errors import SettingError
@@ -315,7 +325,7 @@ def evaluate(
     loaded = Captioner.load(captioner, device, own_parts=own_parts)
     text = {"path": memory, **({"dataset": memory_name} if memory_name else {})} if memory else None
     chosen = metrics.split(",") if metrics else asked.get("metrics", scoring.METRICS)
-    decoding = _decoding_of(replace(loaded.decoding, **asked.get("decoding", {})), given)
+    decoding = _decoding_of(loaded.decoding, given)
     scores = run(loaded, dataset, output, memory=text, judge=_judge(judge, device), metrics=chosen, decoding=decoding)
     _figures({**scores["systems"], **{f"itself, {name}": figures for name, figures in scores["groups"].items()}}, f"{scores['n']} photos")
     for system, words in scores["supervision"].items():

@@ -10,7 +10,7 @@ widening from images to beams, reordering beams and dropping finished ones are a
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import NamedTuple, Protocol, runtime_checkable
+from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import numpy as np
 import torch
@@ -44,6 +44,17 @@ def search(stepper: Stepper, decoding: Decoding, end: int) -> list[list[Found]]:
         if decoding.strategy == "beam":
             return _Beams(stepper, decoding, end).run()
         return _one_by_one(stepper, decoding, end)
+
+
+def settings(values: dict[str, Any]) -> Decoding:
+    """Raises SettingError for an unknown name, showing those there are, and for what cannot be."""
+    known = Decoding.__dataclass_fields__
+    unknown = [name for name in values if name not in known]
+    if unknown:
+        raise SettingError(f"decoding has no setting {', '.join(map(repr, unknown))}. Its settings: {', '.join(known)}.")
+    decoding = Decoding(**values)
+    check(decoding)
+    return decoding
 
 
 def check(decoding: Decoding) -> None:

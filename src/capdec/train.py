@@ -21,7 +21,7 @@ import torch
 from jaxtyping import Int
 from torch import Tensor
 
-from capdec import parts, recipe
+from capdec import generation, parts, recipe
 from capdec.captioner import Captioner
 from capdec.checkpoint import load_module, load_state, module_tensors, read_tensors, replacing, save_state, write_json, write_tensors
 from capdec.corpus import Corpus, Embeddings, Pairs, Photos, embed, embed_photos, open_dataset, read_pairs, told_from_photos
@@ -102,6 +102,7 @@ def train(
     training: dict[str, Any] | None = None,
     paired_photos: Spec | None = None,
     unpaired_photos: Spec | None = None,
+    decoding: dict[str, Any] | None = None,
     chosen: dict[str, Any] | None = None,
     device: str = "cpu",
     embeddings: str | Path | None = None,
@@ -111,14 +112,15 @@ def train(
 
     `captions` (and `sources`, joined to them by image_id) are files or tables of a dataset part; sources = "siblings" tells each caption from another
     one of its photo, drawn anew each time (CLOSE, Gu et al. 2023). `paired_photos` tells it from its photo: the supervised upper bound.
-    `unpaired_photos` are for bridges that want the images' statistics. `chosen` is what `capdec sweep` writes into a recipe whose settings it chose:
-    with "pairs": true, on captioned photos. A bridge whose `target_cosine` is "auto" gets it by held-out text where the corpus has several captions a
-    photo, and the backbone's default where not. `embeddings` is where the embeddings of the corpus are kept (default: in `output`).
+    `unpaired_photos` are for bridges that want the images' statistics. `decoding` is how the captioner decodes where nothing else is asked. `chosen`
+    is what `capdec sweep` writes into a recipe whose settings it chose: with "pairs": true, on captioned photos. A bridge whose `target_cosine` is
+    "auto" gets it by held-out text where the corpus has several captions a photo, and the backbone's default where not. `embeddings` is where the
+    embeddings of the corpus are kept (default: in `output`).
 
     Raises SettingError, DataError or MismatchError before any work is done where something cannot be.
     """
     folder = Path(output)
-    plan = settings(training or {})
+    plan, decoding_plan = settings(training or {}), generation.settings(decoding or {})
     worker = _Worker(device, plan)
     backbone_part: Backbone = parts.build("backbones", backbone, device=worker.device)
     parts.build("decoders", decoder, dim=backbone_part.dim)  # what cannot be built is known before the corpus is embedded
@@ -160,7 +162,8 @@ def train(
     if chosen and chosen.get("pairs"):
         beside_text |= Supervision.PAIRS_FOR_SETTINGS
     names = sorted({name for dataset in text if dataset.name for name in dataset.name.split("+")})
-    captioner = Captioner(backbone_part, built, model, spec, text=names, given=beside_text)
+    captioner = Captioner(backbone_part, built, model, spec, decoding_plan, names, beside_text)
+    given["decoding"] = decoding
     if worker.is_first:
         report = {
             "captions": len(corpus), "learned_from": len(learn), "held_out": len(held), "noise": choice, "recipe": {**given, "bridges": resolved},
