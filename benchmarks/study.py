@@ -272,7 +272,7 @@ def draw(folder: Path, noise: dict[str, Any], amounts: dict[int, Any], lines: di
         said = "text alone chooses this"
         series.append(drawing.Series(name, x, [points[one][0] for one in x], [b.low for b in bounds], [b.high for b in bounds], mark, said))
     levels = {one: f"{one:.2f}\nstd {((1 / one**2 - 1) / 256) ** 0.5:.3f}" for one in sorted(noise["Gaussian"])}
-    title = "CIDEr on dev by noise level: three seeds a point, 95 % intervals over photos and seeds"
+    title = "CIDEr on dev by noise level, with 95 % intervals over photos and seeds"
     drawing.curves(folder / "noise.svg", series, title, "target cosine (1 = no noise) and std", "CIDEr", lines, levels)
     x = sorted(amounts)
     bounds = [amounts[one][1] for one in x]

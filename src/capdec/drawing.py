@@ -77,15 +77,18 @@ def histograms_and_spectrum(path: str | Path, cosines: dict[str, np.ndarray], sp
     figure = require()(figsize=(11, 4.4), layout="constrained")
     left, right = figure.subplots(1, 2, width_ratios=(1.7, 1))
     _axes(left, "How near embeddings are", "cosine", "density")
+    bins = np.linspace(min(values.min() for values in cosines.values()), 1, 121)
     for place, (name, values) in enumerate(cosines.items()):
-        left.hist(values, bins=np.linspace(-0.4, 1, 113), density=True, histtype="stepfilled", alpha=0.35, color=COLOURS[place], label=name)
-        left.hist(values, bins=np.linspace(-0.4, 1, 113), density=True, histtype="step", color=COLOURS[place])
+        left.hist(values, bins=bins, density=True, histtype="stepfilled", alpha=0.35, color=COLOURS[place], label=name)
+        left.hist(values, bins=bins, density=True, histtype="step", color=COLOURS[place])
     top = left.get_ylim()[1]
     left.set_ylim(0, top * (1 + 0.07 * len(lines)))
     for place, (name, cosine) in enumerate(sorted(lines.items(), key=lambda one: one[1])):  # one below the other, for they may lie close
         height = top * (1 + 0.07 * (len(lines) - place - 0.5))
         left.vlines(cosine, 0, height, color="#444444", linewidth=1, linestyle=":")
-        left.annotate(f"noise {name}", (cosine, height), xytext=(3, 0), textcoords="offset points", va="center", fontsize=7.5)
+        words = {"fontsize": 7.5, "va": "center", "bbox": {"color": "white", "pad": 0.5}}
+        x, side = (-3, "right") if cosine > 0.75 else (3, "left")
+        left.annotate(f"noise {name}", (cosine, height), xytext=(x, 0), textcoords="offset points", ha=side, **words)
     left.legend(frameon=False, fontsize=8.5, loc="upper left")
     _axes(right, "How many directions hold the variance", "principal directions", "share of the variance")
     for place, (name, values) in enumerate(spectra.items()):
