@@ -12,7 +12,7 @@ def unit(rows, dim=8, seed=0):
 @pytest.mark.parametrize("chunk", [1, 7, 256])
 def test_the_nearest_rows_are_those_of_a_full_sort(chunk):
     queries, rows = unit(20), unit(50, seed=1)
-    cosines, places = nearest(queries, rows, 6, chunk)
+    cosines, places = nearest(queries, rows, 6, chunk=chunk)
     for query, near, place in zip(queries, cosines, places, strict=True):
         every = F.cosine_similarity(query, rows)
         assert place.tolist() == every.argsort(descending=True)[:6].tolist()

@@ -59,7 +59,7 @@ class Captioner:
         """Equal for two captioners exactly if they have the same parts and weights."""
         digest = hashlib.sha256(json.dumps([self.backbone.fingerprint, self.spec["bridges"], self.spec["decoder"]], sort_keys=True).encode())
         for name, tensor in self._tensors().items():
-            digest.update(name.encode() + tensor.detach().cpu().contiguous().numpy().tobytes())
+            digest.update(name.encode() + tensor.detach().cpu().reshape(-1).view(torch.uint8).numpy().tobytes())
         return digest.hexdigest()[:16]
 
     def _tensors(self) -> dict[str, Tensor]:
@@ -128,10 +128,10 @@ class Captioner:
         return [replace(best, alternatives=tuple(others)) for best, *others in lists]
 
     def save(self, folder: Path | str, dtype: torch.dtype = torch.float32) -> None:
-        """Writes the folder. `dtype` is that of the stored weights: half precision halves the file."""
+        """Writes the folder. `dtype` is that of the stored float32 weights: half precision halves the file."""
         folder = Path(folder)
         folder.mkdir(parents=True, exist_ok=True)
-        tensors = {name: tensor.to(dtype) if tensor.is_floating_point() else tensor for name, tensor in self._tensors().items()}
+        tensors = {name: tensor.to(dtype) if tensor.dtype == torch.float32 else tensor for name, tensor in self._tensors().items()}
         write_tensors(folder / "weights.safetensors", tensors)
         self.decoder.save(folder)
         config = {
@@ -175,7 +175,9 @@ class Captioner:
         bridges = [parts.build("bridges", spec, dim=config["dim"]) for spec in config["bridges"]]
         for index, bridge in enumerate(bridges):
             prefix = f"bridges.{index}."
-            bridge.restore({key.removeprefix(prefix): t.float() for key, t in tensors.items() if key.startswith(prefix)})
+            bridge.restore(
+                {key.removeprefix(prefix): t.float() if t.dtype == torch.float16 else t for key, t in tensors.items() if key.startswith(prefix)}
+            )
         spec = {key: config[key] for key in ("backbone", "bridges", "decoder")}
         given = Supervision(0)
         for flag in config.get("given", ()):

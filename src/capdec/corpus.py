@@ -112,17 +112,23 @@ def read_pairs(targets: Dataset, sources: Dataset | None = None) -> Pairs:
 
 
 class Embeddings:
-    """Unit-length rows of a store. `embeddings[rows]` copies them, `chunks()` walks through all of them, `select(rows)` is a view: there row n is row
-    rows[n] of this one, so that the captions of one photo can share its embedding."""
+    """Unit-length rows of a store. `embeddings[rows]` copies them, `chunks()` walks through all of them. `select(rows)` is a view: there row n is row
+    rows[n] of this one, so that the captions of one photo can share its embedding. `through(change)` is a view whose rows are changed when read."""
 
     def __init__(self, folder: Path, rows: int, dim: int):
         self.dim, self.index = dim, torch.arange(rows)
+        self.changes: tuple[Callable[[Tensor], Tensor], ...] = ()
         self.shards = [np.load(folder / f"{start // SHARD:05d}.npy", mmap_mode="r") for start in range(0, rows, SHARD)]
         self.norms = np.concatenate([np.load(folder / f"{start // SHARD:05d}.norms.npy") for start in range(0, rows, SHARD)])
 
     def select(self, rows: Int[Tensor, "M"]) -> "Embeddings":
         view = copy(self)
         view.index, view.norms = self.index[rows], self.norms[rows.numpy()]
+        return view
+
+    def through(self, change: Callable[[Float[Tensor, "B D"]], Float[Tensor, "B D"]]) -> "Embeddings":
+        view = copy(self)
+        view.changes = (*self.changes, change)
         return view
 
     def __len__(self) -> int:
@@ -134,7 +140,10 @@ class Embeddings:
         for shard in np.unique(wanted // SHARD):
             here = wanted // SHARD == shard
             result[here] = self.shards[shard][wanted[here] % SHARD]
-        return torch.from_numpy(result)
+        changed = torch.from_numpy(result)
+        for change in self.changes:
+            changed = change(changed)
+        return changed
 
     def chunks(self) -> Iterator[Float[Tensor, "B D"]]:
         for rows in torch.arange(len(self)).split(SHARD):

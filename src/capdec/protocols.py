@@ -157,18 +157,19 @@ class Backbone(Protocol):
 
 @runtime_checkable
 class Bridge(Protocol):
-    """Crosses the modality gap. Condition in, condition out, so bridges compose: fitted and applied in order."""
+    """Crosses the modality gap. Condition in, condition out, so bridges compose: fitted and applied in order. Settings that `fit` chose itself stand
+    in an attribute `chosen`, where there are any, and go into the recipe that is written beside a captioner."""
 
     supervision: Supervision
 
     def fit(self, corpus: "Corpus", images: Float[Tensor, "M D"] | None = None) -> None:
-        """Learns from a corpus of text and, where the method wants them, unpaired image embeddings."""
+        """Learns from a corpus of text and, where the method wants them, unpaired image embeddings, as earlier bridges leave them."""
 
-    def from_text(self, condition: Condition, generator: torch.Generator) -> Condition:
-        """Training's side."""
+    def from_text(self, condition: Condition, generator: torch.Generator | None) -> Condition:
+        """Training's side. Without a generator nothing random is added."""
         ...
 
-    def from_image(self, condition: Condition, generator: torch.Generator) -> Condition:
+    def from_image(self, condition: Condition, generator: torch.Generator | None) -> Condition:
         """Inference's side."""
         ...
 

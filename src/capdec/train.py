@@ -11,9 +11,10 @@ batches of one.
 import json
 import math
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
@@ -27,7 +28,7 @@ from capdec.checkpoint import load_module, load_state, module_tensors, read_tens
 from capdec.corpus import Corpus, Embeddings, Pairs, Photos, embed, embed_photos, open_dataset, read_pairs, told_from_photos
 from capdec.errors import MissingExtra, SettingError
 from capdec.progress import Progress
-from capdec.protocols import Backbone, Bridge, Decoder, Supervision
+from capdec.protocols import Backbone, Bridge, Condition, Decoder, Supervision
 
 AUTO = "auto"
 SIBLINGS = "siblings"
@@ -155,6 +156,7 @@ def train(
 
     resolved, choice = _resolve_noise(bridges, data, backbone_part, decoder, plan, folder, identity, worker)
     built = data.fitted(resolved, backbone_part.dim)
+    resolved = [{**spec, **getattr(bridge, "chosen", {})} for spec, bridge in zip(resolved, built, strict=True)]
     model = _optimise(folder / "training", data, built, decoder, backbone_part.dim, plan, identity, worker, minutes_between_checkpoints)
 
     spec = {"backbone": _located(backbone, backbone_part), "bridges": resolved, "decoder": decoder}
@@ -252,9 +254,13 @@ class _Data:
     images: Tensor | None
 
     def fitted(self, specs: Sequence[dict[str, Any]], dim: int) -> list[Bridge]:
+        """In order: each sees text and images as those before it leave them, without noise."""
         built: list[Bridge] = [parts.build("bridges", spec, dim=dim) for spec in specs]
+        corpus, images = self.corpus, self.images
         for bridge in built:
-            bridge.fit(self.corpus, self.images)
+            bridge.fit(corpus, images)
+            corpus = replace(corpus, embeddings=corpus.embeddings.through(partial(_crossed, bridge.from_text)))
+            images = _crossed(bridge.from_image, images) if images is not None else None
         return built
 
     def told_from(self, rows: Tensor, generator: torch.Generator) -> Tensor:
@@ -305,6 +311,10 @@ class _Data:
                 result[name] = round(total / tokens, 4)
         model.train(was_training)
         return result
+
+
+def _crossed(side: Callable[[Condition, None], Condition], embeddings: Tensor) -> Tensor:
+    return side(Condition.of(embeddings), None).embeddings[:, 0]
 
 
 def _resolve_noise(

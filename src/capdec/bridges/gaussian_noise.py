@@ -73,23 +73,25 @@ class GaussianNoise:
         text = sum((chunk.sum(0) for chunk in corpus.embeddings.chunks()), torch.zeros(self.dim)) / len(corpus)
         self.offset = F.normalize(images, dim=-1).mean(0) - text
 
-    def from_text(self, condition: Condition, generator: torch.Generator) -> Condition:
+    def from_text(self, condition: Condition, generator: torch.Generator | None) -> Condition:
         """Noise on every row. Draws on the CPU, so that a seed gives the same noise on any device."""
-        if self.std == 0 and self.offset is None:
+        if (self.std == 0 or generator is None) and self.offset is None:
             return condition
-        clean = F.normalize(condition.embeddings, dim=-1)  # (B, K, D)
-        noise = torch.randn(clean.shape, generator=generator)
-        if self.distribution == "uniform":
-            # Uniform in a ball of radius r: a random direction at r u^(1/D). Its mean squared norm is r^2 D / (D + 2); the Gaussian's is D std^2.
-            radius = self.std * math.sqrt(self.dim + 2)
-            share = torch.rand(clean.shape[:-1], generator=generator).unsqueeze(-1) ** (1 / self.dim)
-            noise = F.normalize(noise, dim=-1) * radius * share
-        else:
-            noise = noise * self.std
-        moved = clean + noise.to(clean)
-        return condition.with_embeddings(F.normalize(moved if self.offset is None else moved + self.offset.to(clean), dim=-1))
+        moved = F.normalize(condition.embeddings, dim=-1)  # (B, K, D)
+        if generator is not None:
+            moved = moved + self._noise(moved.shape, generator).to(moved)
+        return condition.with_embeddings(F.normalize(moved if self.offset is None else moved + self.offset.to(moved), dim=-1))
 
-    def from_image(self, condition: Condition, generator: torch.Generator) -> Condition:
+    def _noise(self, shape: torch.Size, generator: torch.Generator) -> Float[Tensor, "B K D"]:
+        noise = torch.randn(shape, generator=generator)
+        if self.distribution == "gaussian":
+            return noise * self.std
+        # Uniform in a ball of radius r: a random direction at r u^(1/D). Its mean squared norm is r^2 D / (D + 2); the Gaussian's is D std^2.
+        radius = self.std * math.sqrt(self.dim + 2)
+        share = torch.rand(shape[:-1], generator=generator).unsqueeze(-1) ** (1 / self.dim)
+        return F.normalize(noise, dim=-1) * radius * share
+
+    def from_image(self, condition: Condition, generator: torch.Generator | None) -> Condition:
         return condition
 
     def tensors(self) -> dict[str, Tensor]:
