@@ -2,7 +2,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from capdec.nearest import nearest, recall
+from capdec.nearest import nearest, recall, soft_nearest
 
 
 def unit(rows, dim=8, seed=0):
@@ -41,3 +41,34 @@ def test_recall_is_that_of_ranking_every_pair():
 def test_recall_of_embeddings_that_agree_is_full():
     images = unit(12)
     assert set(recall(images, images.repeat_interleave(2, 0), torch.arange(12).repeat_interleave(2)).values()) == {100.0}
+
+
+@pytest.mark.parametrize("chunk", [1, 7, 256])
+def test_rows_of_an_unseen_group_are_not_found(chunk):
+    queries, rows, groups = unit(9), unit(50, seed=1), torch.arange(50) % 10
+    unseen = torch.arange(9)
+    places = nearest(queries, rows, 45, groups, unseen, chunk)[1]
+    assert not (groups[places] == unseen.unsqueeze(1)).any(), "five of fifty are hidden, so forty-five are left"
+    assert nearest(queries, rows, 50, groups, unseen, chunk)[0][:, 45:].isneginf().all(), "and those would come last"
+
+
+@pytest.mark.parametrize("temperature", [0.003, 0.05, 2.0])
+@pytest.mark.parametrize("chunk", [1, 7, 256])
+def test_the_soft_mean_is_that_of_one_whole_softmax(chunk, temperature):
+    queries, rows, groups = unit(9), unit(50, seed=1), torch.arange(50) % 10
+    cosines = queries @ rows.T
+    torch.testing.assert_close(soft_nearest(queries, rows, temperature, chunk=chunk), (cosines / temperature).softmax(-1) @ rows)
+    cosines[groups == torch.arange(9).unsqueeze(1)] = -torch.inf
+    found = soft_nearest(queries, rows, temperature, groups, torch.arange(9), chunk)
+    torch.testing.assert_close(found, (cosines / temperature).softmax(-1) @ rows)
+
+
+def test_the_soft_mean_of_nothing_is_zero():
+    assert soft_nearest(unit(2), unit(3), 0.1, torch.zeros(3).long(), torch.zeros(2).long()).eq(0).all()
+    assert soft_nearest(unit(0), unit(3), 0.1).shape == (0, 8)
+
+
+def test_rows_in_half_precision_are_summed_in_the_queries():
+    queries, rows = unit(9), unit(5000, seed=1).bfloat16()
+    exact = ((queries.double() @ rows.double().T) / 0.02).softmax(-1) @ rows.double()
+    torch.testing.assert_close(soft_nearest(queries, rows, 0.02, chunk=100).double(), exact, atol=1e-5, rtol=1e-4)

@@ -10,7 +10,7 @@ one) and do not see their own photo's captions: it then reads in training what i
 """
 
 import hashlib
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -47,7 +47,7 @@ class MemoryProjection:
     def __init__(
         self,
         dim: int,
-        temperature: float | Literal["auto"] = "auto",
+        temperature: float | str = "auto",
         top_k: int = 0,
         size: int = 0,
         memory: str | None = None,
@@ -81,7 +81,9 @@ class MemoryProjection:
             kept = torch.arange(len(corpus))
             if self.size and self.size < len(corpus):
                 kept = torch.randperm(len(corpus), generator=torch.Generator().manual_seed(self.seed))[: self.size].sort().values
-            self.rows = torch.cat([corpus.embeddings[some].bfloat16() for some in kept.split(16_384)])
+            self.rows = torch.empty(len(kept), self.dim, dtype=torch.bfloat16)
+            for some in torch.arange(len(kept)).split(16_384):
+                self.rows[some] = corpus.embeddings[kept[some]].bfloat16()
             self.groups = self.photos[kept]
         if self.temperature == "auto":
             self.temperature = self._best_temperature(corpus)
@@ -122,7 +124,9 @@ class MemoryProjection:
         rows = self.rows.to(queries.device)
         if self.top_k:
             cosines, places = nearest(queries, rows, self.top_k, groups, unseen)
-            total = (torch.softmax(cosines / temperature, dim=-1).unsqueeze(-1) * rows[places].float()).sum(1)
+            weights = torch.softmax(cosines / temperature, dim=-1).unsqueeze(1)  # (B K, 1, k)
+            some = zip(weights.split(64), places.split(64), strict=True)
+            total = torch.cat([(weight @ rows[place].float()).squeeze(1) for weight, place in some])
         else:
             total = soft_nearest(queries, rows, temperature, groups, unseen)
         return F.normalize(total, dim=-1).view(batch, count, self.dim)
@@ -156,7 +160,11 @@ def _stored(folder: str, dim: int) -> Float[Tensor, "N D"]:
     shards = [np.load(file, mmap_mode="r") for file in files]
     if shards[0].shape[1] != dim:
         raise MismatchError(f"the memory in {folder} is {shards[0].shape[1]} wide, the backbone's embeddings {dim}. Was it made with another one?")
-    return torch.cat([torch.from_numpy(np.array(shard)).bfloat16() for shard in shards])
+    rows, at = torch.empty(sum(map(len, shards)), dim, dtype=torch.bfloat16), 0
+    for shard in shards:
+        rows[at : at + len(shard)] = torch.from_numpy(np.array(shard))
+        at += len(shard)
+    return rows
 
 
 def _fingerprint(rows: Tensor) -> Tensor:
