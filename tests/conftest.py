@@ -72,3 +72,18 @@ def shard(tmp_path: Path) -> dict:
                 info.size = len(data)
                 tar.addfile(info, io.BytesIO(data))
     return {"path": str(tmp_path / "photos.tar"), "dataset": "tiny", "split": "val"}
+
+
+@pytest.fixture
+def photos(tmp_path):
+    """Photos of half of captions_file's ids, one of them broken."""
+    folder = tmp_path / "photos"
+    folder.mkdir()
+    for n in range(40):
+        Image.new("RGB", (16, 12), (6 * n, 120, 250 - 6 * n)).save(folder / f"{n:03d}.png")
+        (folder / f"{n:03d}.json").write_text(json.dumps({"image_id": f"photo-{n}", "captions": ["a photo"]}))
+    (folder / "007.png").write_bytes(b"\x89PNG and no more")
+    with tarfile.open(tmp_path / "photos.tar", "w") as tar:
+        for path in sorted(folder.iterdir()):
+            tar.add(path, arcname=path.name)
+    return str(tmp_path / "photos.tar")

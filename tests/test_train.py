@@ -3,7 +3,6 @@ import os
 import signal
 import subprocess
 import sys
-import tarfile
 import time
 from pathlib import Path
 
@@ -223,21 +222,6 @@ def test_captions_told_from_siblings_are_never_told_from_themselves(tmp_path, ti
     (tmp_path / "plain.txt").write_text("\n".join(f"a man sees {n} dogs" for n in range(60)))
     with pytest.raises(SettingError, match="several captions"):
         train(str(tmp_path / "plain.txt"), tmp_path / "no", sources="siblings", backbone=tiny_backbone, bridges=NOISE, decoder=DECODER, training=FAST)
-
-
-@pytest.fixture
-def photos(tmp_path):
-    """Photos of half of captions_file's ids, one of them broken."""
-    folder = tmp_path / "photos"
-    folder.mkdir()
-    for n in range(40):
-        Image.new("RGB", (16, 12), (6 * n, 120, 250 - 6 * n)).save(folder / f"{n:03d}.png")
-        (folder / f"{n:03d}.json").write_text(json.dumps({"image_id": f"photo-{n}", "captions": ["a photo"]}))
-    (folder / "007.png").write_bytes(b"\x89PNG and no more")
-    with tarfile.open(tmp_path / "photos.tar", "w") as tar:
-        for path in sorted(folder.iterdir()):
-            tar.add(path, arcname=path.name)
-    return str(tmp_path / "photos.tar")
 
 
 def test_the_paired_upper_bound_is_told_from_photos_and_says_so(tmp_path, tiny_backbone, captions_file, photos):
