@@ -1,4 +1,5 @@
 import json
+from dataclasses import asdict
 from pathlib import Path
 
 import pytest
@@ -121,12 +122,16 @@ def tiny_hub(tmp_path, monkeypatch):
     for name, place in places.items():
         (tmp_path / name).symlink_to(data / place)
     monkeypatch.chdir(tmp_path)
-    models = [f'backbone={{"name": "huggingface", "model": "{tmp_path / "clip"}"}}', f"decoder.model={tmp_path / 'tiny_gpt2'}"]
-    sizes = ["decoder.prefix=3", "decoder.clip_length=2", "decoder.mapper_layers=1", "training.steps=2", "training.batch=2", "training.held_out=0"]
-    return [*models, *sizes, "captions.partial=true"]
+    common = [f'backbone={{"name": "huggingface", "model": "{tmp_path / "clip"}"}}', "captions.partial=true"]
+    common += ["training.steps=2", "training.batch=2", "training.held_out=0"]
+    sizes = {
+        "prefix_lm": [f"decoder.model={tmp_path / 'tiny_gpt2'}", "decoder.prefix=3", "decoder.clip_length=2", "decoder.mapper_layers=1"],
+        "small_transformer": ["decoder.layers=1", "decoder.width=16", "decoder.vocabulary=300", "bridges.0.size=5"],
+    }
+    return {decoder: [*common, *small] for decoder, small in sizes.items()}
 
 
-@pytest.mark.parametrize("path", [path for path in SHIPPED if path.stem.startswith("capdec_")], ids=lambda path: path.stem)
+@pytest.mark.parametrize("path", [path for path in SHIPPED if path.stem.startswith(("capdec_", "decap_"))], ids=lambda path: path.stem)
 def test_a_recipe_of_the_papers_runs_from_training_to_its_scores(path, tiny_hub, tmp_path):
     from click.testing import CliRunner
 
@@ -137,13 +142,15 @@ def test_a_recipe_of_the_papers_runs_from_training_to_its_scores(path, tiny_hub,
         assert done.exit_code == 0, done.output
         return done.output
 
-    run("train", "--recipe", path, "--output", tmp_path / "run", *(word for one in tiny_hub for word in ("--set", one)))
+    plan = recipe.read(path)
+    small = tiny_hub[plan["decoder"]["name"]]
+    run("train", "--recipe", path, "--output", tmp_path / "run", *(word for one in small for word in ("--set", one)))
     metrics = ("--metrics", "coco_scores,clip_score", "--max-tokens", 4, "--partial")
     shown = run("evaluate", tmp_path / "run", "--recipe", path, "--output", tmp_path / "run/evaluation", *metrics)
     assert "CIDEr" in shown and "shuffled" in shown
     manifest = json.loads((tmp_path / "run/evaluation/manifest.json").read_text())
-    asked = recipe.read(path)["evaluation"]
-    assert manifest["decoding"]["beams"] == recipe.read(path)["decoding"]["beams"] == 5
+    asked = plan["evaluation"]
+    assert manifest["decoding"] == {**asdict(generation.settings(plan["decoding"])), "max_tokens": 4}
     assert manifest["dataset"]["opened"]["name"] == asked["dataset"]["name"] and manifest["dataset"]["left_out"] > 0
-    same_text = recipe.read(path)["captions"]["name"] == asked["dataset"]["name"]
+    same_text = plan["captions"]["name"] == asked["dataset"]["name"]
     assert ("target-domain text" in manifest["supervision"]["itself"]) == same_text
