@@ -4,6 +4,7 @@ import signal
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import pytest
 from click.testing import CliRunner
@@ -72,14 +73,26 @@ def test_paths_come_from_stdin_too(run, captioner_folder, photos):
         (("train", "c.txt", "--output", "out", "--set", "decodr.layers=2"), "'decodr'"),
         (("train", "c.txt", "--output", "out", "--backbone", "minni"), "did you mean 'mini'"),
         (("train", "c.txt", "--output", "out", "--set", "training.step=2"), "'step'"),
+        (("train", "none.txt", "--output", "out"), "none.txt cannot be read: No such file"),
         (("train", "c.doc", "--output", "out", "--set", "training.steps=2"), "no dataset part recognises"),
+        (("evaluate", "--dataset", "COCO", "--annotations", "c.txt"), "'COCO' is no benchmark"),
+        (("evaluate", "--dataset", "coco"), "dataset coco needs its file: --annotations. Karpathy's split files are in https://"),
+        (("evaluate", "--dataset", "nowhere.json"), "nowhere.json does not exist"),
+        (("score", "c.txt", "--references", "nowhere.json"), "nowhere.json does not exist"),
+        (("score", "c.txt", "--references", "broken.json"), "is the file whole?"),
+        (("sweep", "--output", "out"), "no captions were named"),
+        (("sweep", "c.txt", "--output", "out", "--seeds", "a"), "--seeds takes numbers"),
+        (("gap", "--captions", "c.txt", "--picture", "gap.xyz"), "png"),
+        (("train", "--recipe", "broken.json", "--output", "out"), "is not TOML"),
         (("pretrain", "--recipe", "none.toml"), "no recipe"),
         (("caption", "x.jpg", "--captions", "9"), "no 9 captions"),
     ],
 )
 def test_what_cannot_be_is_one_line_and_exit_status_2(run, words, said, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    (tmp_path / "c.txt").write_text("a man\n")
+    for name in ("c.txt", "c.doc"):
+        (tmp_path / name).write_text("a man\n")
+    (tmp_path / "broken.json").write_bytes('{"images": "Größe'.encode("latin-1"))
     done = run(*words)
     assert done.exit_code == 2 and said in done.output and done.output.count("\n") <= 2, done.output
 
@@ -143,7 +156,46 @@ def test_scores_of_a_file_are_shown_with_what_was_not_computed(run, tmp_path):
     assert missing.exit_code == 2 and "photos are missing" in missing.output
 
 
-def test_a_gap_is_measured_and_noise_is_swept(run, captions_file, tiny_backbone, tmp_path):
+DATA = Path(__file__).parent / "data"
+
+
+def test_a_benchmark_in_groups_is_evaluated_and_scored_group_by_group(run, captioner_folder, tmp_path):
+    nocaps = ("--annotations", DATA / "nocaps/nocaps_val_4500_captions.json", "--partial", "--metrics", "coco_scores")
+    done = run("evaluate", captioner_folder, "--dataset", "nocaps", *nocaps, "--images", DATA / "nocaps", "--output", tmp_path / "out")
+    assert done.exit_code == 0, done.output
+    assert "itself, near-domain (1)" in done.output and "4497 of the split left out" in done.output
+    scored = run("score", tmp_path / "out/predictions.jsonl", "--references", "nocaps", *nocaps, "--json")
+    found, evaluated = json.loads(scored.stdout), json.loads((tmp_path / "out/scores.json").read_text())
+    assert found["groups"]["in-domain"] == evaluated["groups"]["in-domain"] and found["left_out"] == evaluated["left_out"] == 4497
+
+
+def test_a_training_split_is_scored_only_where_it_is_named(run, captioner_folder, tmp_path):
+    file = ("--images", DATA / "coco", "--metrics", "coco_scores", "--output", tmp_path / "out", "--dataset", DATA / "coco/dataset_coco.json")
+    done = run("evaluate", captioner_folder, *file)
+    assert done.exit_code == 2 and "which split is to be scored" in done.output
+    assert run("evaluate", captioner_folder, *file, "--split", "train").exit_code == 0
+    assert "which split" in run("score", "none.json", "--references", DATA / "coco/dataset_coco.json").output
+
+
+def test_a_style_is_chosen_on_the_command_line(run, captioner_folder, tmp_path):
+    words = ("--dataset", "flickr_style", "--annotations", DATA / "flickr_style", "--images", DATA / "flickr_style", "--partial")
+    for style in ("romantic", "humorous"):
+        done = run("evaluate", captioner_folder, *words, "--style", style, "--metrics", "coco_scores", "--output", tmp_path / style)
+        assert done.exit_code == 0, done.output
+    opened = json.loads((tmp_path / "humorous/manifest.json").read_text())["dataset"]["opened"]
+    assert opened["style"] == "humorous"
+
+
+def test_a_recipe_says_what_is_evaluated(run, captioner_folder, shard, tmp_path):
+    (tmp_path / "memory.txt").write_text("a man\na dog\n")
+    lines = [f"dataset = {json.dumps(shard['path'])}", f"memory = {json.dumps(str(tmp_path / 'memory.txt'))}", 'metrics = ["coco_scores"]']
+    (tmp_path / "r.toml").write_text("\n".join(["[evaluation]", *lines]))
+    done = run("evaluate", captioner_folder, "--recipe", tmp_path / "r.toml", "--output", tmp_path / "out")
+    assert done.exit_code == 0, done.output
+    assert json.loads((tmp_path / "out/manifest.json").read_text())["memory"]["captions"] == 2
+
+
+def test_a_gap_is_measured_and_noise_is_swept(run, captions_file, tiny_backbone, shard, tmp_path):
     done = run("gap", "--backbone", tiny_backbone["folder"], "--captions", captions_file, "--output", tmp_path / "gap")
     assert done.exit_code == 0, done.output
     assert "From text alone: begin at target_cosine" in done.output and (tmp_path / "gap/gap.svg").is_file()
@@ -159,3 +211,12 @@ def test_a_gap_is_measured_and_noise_is_swept(run, captions_file, tiny_backbone,
     assert done.exit_code == 0, done.output
     assert (tmp_path / "sweep/best.toml").is_file() and "target_cosine = 0.5" in done.output
     assert run("sweep", captions_file, "--output", tmp_path / "no", "--over", "bridges.0.std=0.1").exit_code == 2
+    (tmp_path / "r.toml").write_text('[decoding]\nbeams = 2\n[evaluation]\ndataset = "test.tar"\n')
+    dataset = ("--dataset", shard["path"], "--no-repeat-ngram-size", "3")
+    done = run(
+        "sweep", captions_file, "--output", tmp_path / "std", "--recipe", tmp_path / "r.toml", *words, "--over", "bridges.0.std=[0.05, 0.1]", *dataset
+    )
+    assert done.exit_code == 0, done.output
+    manifest = json.loads((tmp_path / "std/std=0.1,seed=0/evaluation/manifest.json").read_text())
+    assert manifest["decoding"]["no_repeat_ngram_size"] == 3 and manifest["decoding"]["beams"] == 2
+    assert manifest["captioner"]["bridges"] == [{"name": "gaussian_noise", "std": 0.1}]

@@ -40,6 +40,17 @@ def test_figures_of_the_judge_come_from_the_files(evaluation):
     assert (found["difference"], found["low"], found["high"]) == (1, 1, 1)
 
 
+def test_what_different_judges_said_is_not_compared(evaluation):
+    ours, theirs = evaluation("a", 20, judge=np.arange(60.0)), evaluation("b", 2, judge=np.arange(60.0))
+    for folder, judge in ((ours, "mini-1"), (theirs, "mini-2")):
+        (folder / "scores.json").write_text(json.dumps({"systems": {"itself": {"CLIPScore": {"value": 1, "note": f"by {judge}"}}}}))
+    with pytest.warns(UserWarning, match="CLIPScore: left out, for different judges"):
+        assert "CLIPScore" not in compare([ours], [theirs])
+    (theirs / "scores.json").write_text("{")
+    with pytest.raises(DataError, match="damaged"):
+        compare([ours], [theirs])
+
+
 def test_several_runs_of_a_side_count_by_their_mean(evaluation):
     good, bad, worse = evaluation("good", 20), evaluation("bad", 3), evaluation("worse", 2)
     found = compare([good], [bad, worse])["CIDEr"]

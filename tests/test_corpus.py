@@ -67,5 +67,8 @@ def test_siblings_are_the_other_captions_of_a_photo(tmp_path, backbone):
 
 
 def test_files_are_recognised_and_an_unknown_one_says_what_is_known(tmp_path):
+    with pytest.raises(DataError, match=r"captions\.doc does not exist"):
+        open_dataset(str(tmp_path / "captions.doc"))
+    (tmp_path / "captions.doc").write_text("a dog")
     with pytest.raises(SettingError, match=r"\.jsonl"):
         open_dataset(str(tmp_path / "captions.doc"))

@@ -7,7 +7,7 @@ import pytest
 
 from capdec import evaluate as job
 from capdec.captioner import Captioner
-from capdec.errors import DataError, MismatchError
+from capdec.errors import DataError, MismatchError, SettingError
 from capdec.evaluate import evaluate
 from capdec.protocols import Decoding
 
@@ -128,3 +128,20 @@ def test_a_photo_that_cannot_be_opened_is_named_and_never_left_out_in_silence(tm
     monkeypatch.setattr(job.scoring, "read_references", with_one_broken)
     with pytest.warns(UserWarning, match="could not be opened"), pytest.raises(DataError, match=r"1 of 6 photos could not be opened: p2"):
         evaluate(tiny_captioner, shard, tmp_path / "out", **FAST)
+    with pytest.warns(UserWarning, match="could not be opened"):
+        scores = evaluate(tiny_captioner, shard, tmp_path / "part", partial=True, **FAST)
+    assert scores["n"] == 5 and scores["left_out"] == 1 and read(tmp_path / "part")[2]["dataset"]["left_out"] == 1
+    monkeypatch.undo()
+    assert evaluate(tiny_captioner, shard, tmp_path / "out", **FAST)["n"] == 6, "it was mended"
+
+
+def test_a_captioners_own_folder_is_not_written_into(tmp_path, tiny_captioner, shard):
+    tiny_captioner.save(tmp_path / "mine")
+    with pytest.raises(SettingError, match="holds a captioner"):
+        evaluate(tiny_captioner, shard, tmp_path / "mine", **FAST)
+
+
+def test_a_memory_without_a_name_may_be_of_the_target_domain(tmp_path, tiny_captioner, shard, memory):
+    words = evaluate(tiny_captioner, shard, tmp_path / "out", memory=memory["path"], **FAST)["supervision"]
+    assert words["constant"] == "text only (more may be so: the memory has no name)" and "more may be" not in words["itself"]
+    assert read(tmp_path / "out")[2]["memory"]["digest"]

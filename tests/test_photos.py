@@ -53,7 +53,7 @@ def test_missing_photos_are_one_error_that_says_how_many_which_where_and_whence(
         with_photos(rows("1.png", *(f"val2014/{number}.jpg" for number in range(7))), folder, source="They are at https://example.org.")
     said = str(caught.value)
     assert "7 of 8 photos are missing: val2014/0.jpg, val2014/1.jpg, val2014/2.jpg, val2014/3.jpg, val2014/4.jpg ..." in said
-    assert f"Looked for in {folder} and {folder}/val2014. They are at https://example.org. With partial=True" in said
+    assert f"Looked for in {folder} and {folder}/val2014. They are at https://example.org. As a part (--partial" in said
     assert "\n" not in said
 
 

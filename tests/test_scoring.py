@@ -36,6 +36,10 @@ def test_predictions_are_read_from_cocos_result_format_and_from_json_lines(write
         ("not json", "holds no predictions"),
         ([], "empty"),
         ("", "empty"),
+        ('{"image_id": 1, "caption": "a"}\n{"image_id": 2, "capt', r"p\.json, line 2 holds no predictions"),
+        ([{"image_id": None, "caption": "a"}], r"caption 1 holds .*image_id is None"),
+        ([{"image_id": 1.0, "caption": "a"}], r"image_id is 1\.0"),
+        ("[" * 100_000, "RecursionError"),
     ],
 )
 def test_predictions_that_cannot_be_used_are_an_error_that_lists_what_is_wrong(write, content, said):
@@ -45,9 +49,23 @@ def test_predictions_that_cannot_be_used_are_an_error_that_lists_what_is_wrong(w
         scoring.read_predictions("nowhere.json")
 
 
+def test_a_line_ends_where_json_lines_end_and_not_at_every_separator(write):
+    text = '{"image_id": 1, "caption": "one\u2028caption"}\n'
+    assert scoring.read_predictions(write("p.jsonl", text)) == {"1": "one\u2028caption"}
+
+
+def test_a_file_in_another_encoding_is_a_short_error(tmp_path):
+    (tmp_path / "p.jsonl").write_bytes('{"image_id": 1, "caption": "Größe"}\n'.encode("latin-1") * 500)
+    with pytest.raises(DataError, match="UnicodeDecodeError") as caught:
+        scoring.read_predictions(tmp_path / "p.jsonl")
+    assert len(str(caught.value)) < 500
+
+
 def test_missing_and_unknown_images_are_listed():
-    with pytest.raises(MismatchError, match=r"no caption for 12 images \(0, 1, .*, 9, \.\.\.\); no references for 1 images \(x\)"):
+    with pytest.raises(MismatchError, match=r"no caption for 12 images \(0, 1, .*, 11\); no references for 1 images \(x\)"):
         scoring.score([], Predictions({"x": "a"}, {str(n): ["b"] for n in range(12)}))
+    with pytest.raises(MismatchError, match=r"no caption for 300 images \(0, 1, .*, 199, \.\.\.\)"):
+        scoring.score([], Predictions({}, {str(n): ["b"] for n in range(300)}))
 
 
 def test_references_need_ids_once_and_texts(write):

@@ -5,7 +5,7 @@ import pytest
 
 from capdec import sweep as job
 from capdec.captioner import Captioner
-from capdec.errors import SettingError
+from capdec.errors import DataError, SettingError
 from capdec.sweep import sweep
 from conftest import DECODER
 
@@ -61,6 +61,20 @@ def test_any_setting_can_be_tried(tmp_path, recipe):
         {"decoder.dropout": 0.2, "sources": "siblings"},
     ]
     assert points[0]["runs"] == ["dropout=0.0,sources=siblings,seed=0"]
+
+
+def test_a_noise_that_is_tried_takes_the_place_of_the_recipes(tmp_path, recipe):
+    (point,) = sweep({**recipe, "bridges": [{"name": "gaussian_noise", "variance": 0.016}]}, tmp_path / "out", {"bridges.0.std": [0.1]})
+    assert point["std"] == 0.1
+    assert tomllib.loads((tmp_path / "out/best.toml").read_text())["bridges"] == [{"name": "gaussian_noise", "std": 0.1}]
+
+
+def test_what_it_is_to_be_scored_on_is_looked_at_before_anything_is_trained(tmp_path, recipe, shard):
+    with pytest.raises(SettingError, match="CIDEr"):
+        sweep(recipe, tmp_path / "out", dataset=shard, metric="CLIPScore")
+    with pytest.raises(DataError, match="No such file"):
+        sweep(recipe, tmp_path / "out", dataset=str(tmp_path / "nowhere.tar"))
+    assert not (tmp_path / "out").exists()
 
 
 def test_nothing_to_try_is_an_error(tmp_path, recipe):

@@ -8,6 +8,7 @@ The split files of Karpathy and Fei-Fei 2015 (dataset_coco.json, dataset_flickr8
 """
 
 import json
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,7 +16,7 @@ from typing import Any, NamedTuple
 
 from PIL import Image
 
-from capdec.errors import DataError, SettingError
+from capdec.errors import DataError, SettingError, brief
 from capdec.photos import Row, flickr_number, with_photos
 from capdec.protocols import Example
 
@@ -48,6 +49,9 @@ def read_coco(path: Path, source: str = "") -> Annotations:
     content = _read(path, source)
     try:
         files = {str(image["id"]): (image.get("file_name"), image.get("domain")) for image in content["images"]}
+        if len(files) < len(content["images"]):
+            doubled = [key for key, times in Counter(str(image["id"]) for image in content["images"]).items() if times > 1]
+            raise DataError(f"{path} has {len(doubled)} image ids more than once ({', '.join(doubled[:200])}): ids must be unique. {source}".rstrip())
         captions: dict[str, list[str]] = {image_id: [] for image_id in files}
         for annotation in content["annotations"]:
             captions[str(annotation["image_id"])].append(" ".join(annotation["caption"].split()))
@@ -55,7 +59,7 @@ def read_coco(path: Path, source: str = "") -> Annotations:
         description = str(info.get("description")) if isinstance(info, dict) else ""
     except (KeyError, TypeError, AttributeError) as error:
         wanted = "images with an id, and annotations with image_id and caption"
-        raise DataError(f"{path} holds no COCO captions ({error!r}). It needs {wanted}. {source}".rstrip()) from error
+        raise DataError(f"{path} holds no COCO captions ({brief(error)}). It needs {wanted}. {source}".rstrip()) from error
     rows: list[Row] = [
         (Example(texts, image_id, group=group if isinstance(group, str) else None), (str(name),) if name else ())
         for image_id, (name, group) in files.items()
@@ -86,7 +90,7 @@ def read_karpathy(path: Path, splits: Sequence[str], source: str = KARPATHY) -> 
                     rows.append((example, (f"{inside}/{file_name}", file_name) if inside else (file_name,)))
     except (KeyError, TypeError, AttributeError) as error:
         wanted = "images with split, sentences, filename, and cocoid or imgid"
-        raise DataError(f"{path} is not one of Karpathy's split files ({error!r}). It needs {wanted}. {source}".rstrip()) from error
+        raise DataError(f"{path} is not one of Karpathy's split files ({brief(error)}). It needs {wanted}. {source}".rstrip()) from error
     if not rows:
         there = ", ".join(sorted({image["split"] for image in content["images"]})) or "none"
         raise DataError(f"{path} holds no captions of split {' or '.join(splits)}. Its splits: {there}.")
@@ -136,8 +140,8 @@ def check_counts(path: Path, part: str, what: str, found: int, wanted: int, sour
     """Raises DataError where a file has other counts than were published: a score on it would be compared with scores on something else."""
     if found != wanted:
         raise DataError(
-            f"{path} has {found:,} {what} in {part}, and {wanted:,} were published. {source} A sample is read with partial=True, and scores "
-            f"on it are of a part."
+            f"{path} has {found:,} {what} in {part}, and {wanted:,} were published. {source} A sample is read as a part (--partial, in a "
+            f"recipe partial = true), and so are its scores."
         )
 
 

@@ -5,8 +5,8 @@ caption's vector and r a reference's:
 
     10 x mean over n and references of   min(h, r) . r / (|h| |r|)  x  exp(-(length difference)^2 / (2 x 6^2))
 
-where a length is the number of bigrams. Equal to pycocoevalcap's figures to rounding, and some forty times faster: n-grams are numbers in sorted
-arrays and not tuples in dictionaries.
+where a length is the number of bigrams. Equal to pycocoevalcap's figures to rounding, and several times faster (benchmarks/scores.py): n-grams are
+numbers in sorted arrays and not tuples in dictionaries.
 """
 
 from collections.abc import Sequence

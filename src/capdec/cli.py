@@ -196,19 +196,19 @@ def train(
     table |= {key: _part(f"{key}s", value) for key, value in (("backbone", backbone), ("decoder", decoder)) if value is not None}
     short = {"training.steps": steps, "training.dtype": dtype}
     table = recipe.override(table, [*(f"{key}={value}" for key, value in short.items() if value is not None), *assignments])
-    known = (
+    known = [
         "captions",
         "sources",
         "backbone",
         "bridges",
         "decoder",
         "training",
+        "decoding",
         "paired_photos",
         "unpaired_photos",
-        "decoding",
         "chosen",
         "evaluation",
-    )
+    ]
     unknown = [key for key in table if key not in known]
     if unknown:
         raise SettingError(f"a recipe for training has no {', '.join(map(repr, unknown))}. It has: {', '.join(known)}.")
@@ -235,6 +235,7 @@ def _dataset(command: Callable, required: bool = True) -> Callable:
         click.option("--annotations", help="The benchmark's file as its owners publish it."),
         click.option("--images", help="The photos' folder, where the annotations are a file."),
         click.option("--split", help="train, val, test ..."),
+        click.option("--style", help="Of flickr_style: romantic or humorous."),
         click.option("--name", help="Which dataset a file of one's own is (flickr8k, say): tells whether the backbone has seen its pairs."),
         click.option("--partial", is_flag=True, help="Score a part of the split: what is missing is left out, and counted."),
     ]
@@ -243,15 +244,41 @@ def _dataset(command: Callable, required: bool = True) -> Callable:
     return command
 
 
-def _spec(given: dict[str, Any], default: dict[str, Any] | None = None) -> dict[str, Any]:
+def _spec(given: dict[str, Any], default: str | dict[str, Any] | None = None) -> dict[str, Any]:
     """The dataset's table that the options of `_dataset` make, or a recipe's with what they change in it. A setting that its part does not take will
-    be an error that shows those it takes."""
-    settings = {key: given[key] for key in ("images", "split", "partial") if given[key]}
+    be an error that shows those it takes; what is partial is the evaluation's matter too, so a part that knows nothing of it is not told."""
+    from capdec.corpus import dataset_part
+    from capdec.errors import SettingError
+
+    settings = {key: given[key] for key in ("images", "split", "style") if given.get(key)}
     settings |= {"dataset": given["name"]} if given["name"] else {}
     settings |= {"path": given["annotations"]} if given["annotations"] else {}
-    if given["dataset"] in parts.names("datasets"):
-        return {"name": given["dataset"], **settings}
-    return {"path": given["dataset"], **settings} if given["dataset"] else {**(default or {}), **settings}
+    asked = given["dataset"]
+    if asked and asked not in parts.names("datasets"):
+        if given["annotations"]:
+            choices = ", ".join(parts.names("datasets"))
+            raise SettingError(
+                f"--annotations are a benchmark's file, and {asked!r} is no benchmark: it is one of {choices}. A file of your own needs none."
+            )
+        table = {"path": asked, **settings}
+    else:
+        table = {"name": asked, **settings} if asked else {**({"path": default} if isinstance(default, str) else default or {}), **settings}
+    if not table:
+        return table
+    name = table.get("name") or dataset_part(table.get("path", ""))
+    part = parts.find("datasets", name)
+    if "path" not in table:
+        raise SettingError(f"--dataset {name} needs its file: --annotations. {getattr(part, 'source', '')}".rstrip())
+    return {**table, "partial": True} if given["partial"] and "partial" in parts.settings(part) else table
+
+
+def _of_groups(system: str, groups: dict[str, dict[str, Any]]) -> dict[str, dict[str, Any]]:
+    return {f"{system}, {name} ({found['n']})": {key: one for key, one in found.items() if key != "n"} for name, found in groups.items()}
+
+
+def _of_how_many(scores: dict[str, Any], what: str) -> str:
+    left_out = f", {scores['left_out']} of the split left out: its figures do not compare with those of the whole" if scores["left_out"] else ""
+    return f"{scores['n']} {what}{left_out}"
 
 
 def _judge(name: str | None, device: str) -> "Backbone | None":
@@ -286,7 +313,7 @@ def _figures(systems: dict[str, dict[str, dict[str, Any]]], title: str) -> None:
 @click.argument("captioner", default="flickr")
 @partial(_dataset, required=False)
 @click.option(
-    "--recipe", "recipe_file", type=click.Path(dir_okay=False), help="Dataset, decoding and metrics of a recipe's [evaluation], where not given here."
+    "--recipe", "recipe_file", type=click.Path(dir_okay=False), help="Dataset, memory and metrics of a recipe's [evaluation], where not given here."
 )
 @own_parts_option
 @click.option("--memory", help="Training captions, for the baselines nearest and constant caption and the share of copied captions.")
@@ -323,11 +350,11 @@ def evaluate(
     if not dataset:
         raise SettingError("no photos were named. Give --dataset: captioned photos, or a benchmark's name with --annotations and --images.")
     loaded = Captioner.load(captioner, device, own_parts=own_parts)
-    text = {"path": memory, **({"dataset": memory_name} if memory_name else {})} if memory else None
+    text = {"path": memory, **({"dataset": memory_name} if memory_name else {})} if memory else asked.get("memory")
     chosen = metrics.split(",") if metrics else asked.get("metrics", scoring.METRICS)
     decoding = _decoding_of(loaded.decoding, given)
-    scores = run(loaded, dataset, output, memory=text, judge=_judge(judge, device), metrics=chosen, decoding=decoding)
-    _figures({**scores["systems"], **{f"itself, {name}": figures for name, figures in scores["groups"].items()}}, f"{scores['n']} photos")
+    scores = run(loaded, dataset, output, memory=text, judge=_judge(judge, device), metrics=chosen, decoding=decoding, partial=given["partial"])
+    _figures({**scores["systems"], **_of_groups("itself", scores["groups"])}, _of_how_many(scores, "photos"))
     for system, words in scores["supervision"].items():
         click.echo(f"{system:<10} was given: {words}")
     click.echo(f"\nWritten to {output}. A page to look at: capdec report {output}")
@@ -339,6 +366,7 @@ def evaluate(
 @click.option("--annotations", help="The benchmark's file as its owners publish it.")
 @click.option("--images", help="The photos' folder, for what the judge says.")
 @click.option("--split", help="Of the references: train, val, test ...")
+@click.option("--style", help="Of flickr_style: romantic or humorous.")
 @click.option("--partial", is_flag=True, help="Score only the images that have a prediction: such figures compare with none of the whole split.")
 @click.option("--judge", metavar="NAME|DIR|HUB_ID", help="The backbone that says how captions fit photos.")
 @click.option("--metrics", help="Which metrics, with commas between them.  [default: all]")
@@ -349,17 +377,16 @@ def score(predictions: str, references: str, judge: str | None, metrics: str | N
     import json
 
     from capdec import scoring
-    from capdec.corpus import open_dataset
     from capdec.score import score as run
 
-    dataset = open_dataset(_spec({**given, "partial": False, "dataset": references, "name": None}))
+    dataset = scoring.open_references(_spec({**given, "dataset": references, "name": None}))
     chosen = tuple(metrics.split(",")) if metrics else scoring.METRICS
     found = run(predictions, dataset, metrics=chosen, judge=_judge(judge, device), partial=given["partial"])
     if as_json:
         click.echo(json.dumps(found, indent=2, ensure_ascii=False))
         return
-    left_out = f", {found['left_out']} of the split left out: its figures do not compare with those of the whole" if found["left_out"] else ""
-    _figures({Path(predictions).name: found["figures"]}, f"{found['n']} images{left_out}")
+    name = Path(predictions).name
+    _figures({name: found["figures"], **_of_groups(name, found["groups"])}, _of_how_many(found, "images"))
 
 
 @main.command()
@@ -441,21 +468,33 @@ def sweep(
     With --dataset the photos' captions are scored; without one the held-out captions' siblings decide, and no photo is needed. Cut off and started
     again, it goes on; finished runs are kept.
     """
-    from capdec import recipe
+    from capdec import generation, recipe
     from capdec.errors import SettingError
-    from capdec.protocols import Decoding
     from capdec.sweep import sweep as run
 
     table = recipe.read(recipe_file) if recipe_file else {}
     table = recipe.override({**table, **({"captions": corpus} if corpus else {})}, assignments)
     table = {"bridges": [{"name": "gaussian_noise", "target_cosine": 0.5}], **table}
+    table.pop("evaluation", None)  # its dataset is the one to be scored once, in the end
+    if "captions" not in table:
+        raise SettingError("no captions were named. Give a file: capdec sweep captions.jsonl --output DIR, or name one in the recipe.")
+    if not all(seed.strip().isdigit() for seed in seeds.split(",")):
+        raise SettingError(f"--seeds takes numbers with commas between them, for example 0,1,2; this came: {seeds!r}.")
     tried = dict(recipe.read_assignment(one) for one in over)
     if wrong := [key for key, values in tried.items() if not isinstance(values, list)]:
         raise SettingError(f"--over takes a list, for example bridges.0.std=[0.05, 0.1]; that of {', '.join(wrong)} is none.")
     dataset = _spec(given) if given["dataset"] else None
-    asked = _decoding_of(Decoding(), given) if any(given.get(name) is not None for name in ("strategy", "beams", "max_tokens")) else None
+    own = generation.settings(table.get("decoding", {}))
+    asked = _decoding_of(own, given)
     points = run(
-        table, output, tried or None, seeds=[int(seed) for seed in seeds.split(",")], dataset=dataset, metric=metric, decoding=asked, device=device
+        table,
+        output,
+        tried or None,
+        seeds=[int(seed) for seed in seeds.split(",")],
+        dataset=dataset,
+        metric=metric,
+        decoding=None if asked == own else asked,
+        device=device,
     )
     for point in points:
         shown = ", ".join(f"{key} = {value}" for key, value in point["settings"].items()) or "as it is"

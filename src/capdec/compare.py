@@ -4,6 +4,7 @@ Each side is one evaluation, or several of one captioner trained with different 
 images. What this does not do: correct for looking at many figures or many pairs of captioners.
 """
 
+import warnings
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -24,7 +25,8 @@ def compare(
     """By figure: {"first", "second", "difference", "low", "high", "p"}. The sides are folders that `capdec evaluate` wrote. `metrics` are made again
     from their captions; figures that are plain means over images (CLIPScore, R@1 ...) are taken from the files.
 
-    Raises DataError where a folder holds no evaluation, MismatchError where they are not of the same images and references.
+    What different judges said is left out with a warning. Raises DataError where a folder holds no evaluation, MismatchError where they are not of
+    the same images and references.
     """
     if not first or not second:
         raise SettingError("a comparison has two sides, each the folder of an evaluation, or several of one captioner with different seeds.")
@@ -33,12 +35,17 @@ def compare(
     if len(of_what) > 1:
         raise MismatchError(f"these evaluations are of {len(of_what)} different sets of images and references: only the same set can be compared.")
     runs = [[figures for _, figures in side] for side in sides]
-    found = {}
+    found, unlike = {}, []
     for name in runs[0][0]:
         if all(name in figures for side in runs for figures in side):
+            if len({figures[name].note for side in runs for figures in side}) > 1:
+                unlike.append(name)
+                continue
             ours, theirs = ([figures[name] for figures in side] for side in runs)
             difference = bootstrap.difference(ours, theirs, resamples, seed)
             means = {which: round(float(np.mean([one.value for one in side])), 3) for which, side in (("first", ours), ("second", theirs))}
             rounded = {key: round(getattr(difference, key), 3) for key in ("low", "high")}
             found[name] = {**means, "difference": round(difference.value, 3), **rounded, "p": round(difference.p, 4)}
+    if unlike:
+        warnings.warn(f"{', '.join(unlike)}: left out, for different judges said them. Evaluate both with the same --judge.", stacklevel=2)
     return found

@@ -8,6 +8,7 @@ Photos are embedded here for two things only, and a captioner that had either sa
 photo, and the statistics of unpaired images that some bridges ask for.
 """
 
+import glob
 import hashlib
 import json
 import warnings
@@ -75,18 +76,25 @@ class Pairs:
 
 def open_dataset(spec: str | dict[str, Any]) -> Dataset:
     """A dataset from a table of name and settings, or from a path whose ending or content a dataset part recognises; a table without a name is a path
-    with settings. Raises SettingError."""
-    if isinstance(spec, dict) and "name" in spec:
-        return parts.build("datasets", spec)
+    with settings. Raises SettingError, DataError where a file is not there."""
     table = {"path": spec} if isinstance(spec, str) else spec
-    path = table.get("path", "")
+    return parts.build("datasets", table if "name" in table else {"name": dataset_part(table.get("path", "")), **table})
+
+
+def dataset_part(path: str) -> str:
+    """The name of the dataset part that reads this file. Raises SettingError, DataError where it is not there."""
     classes: list[type[Dataset]] = [parts.find("datasets", name) for name in parts.names("datasets")]
     for part in classes:
         if part.recognises(path):
-            return parts.build("datasets", {"name": part.__module__.rpartition(".")[2], **table})
+            return part.__module__.rpartition(".")[2]
+    if not glob.has_magic(path) and not Path(path).exists():
+        raise DataError(
+            f"{path or 'a file without a name'} does not exist. Check the path. (Datasets by name: {', '.join(parts.names('datasets'))}.)"
+        )
     endings = sorted({suffix for part in classes for suffix in part.suffixes})
     raise SettingError(
-        f"{path}: no dataset part recognises this file. Known endings: {', '.join(endings)}. Name the part in a recipe's `captions` table."
+        f"{path}: no dataset part recognises this file. Known endings: {', '.join(endings)}, of which .json is told by what is in it: is the file "
+        f"whole? Or name the part: a table with `name` in a recipe."
     )
 
 
@@ -231,6 +239,12 @@ def embed_photos(
 
     _fill(Path(folder), backbone, {"photos": _digest(photos.ids)}, len(photos.ids), encode, progress)
     embeddings = Embeddings(Path(folder), len(photos.ids), backbone.dim)
+    for row in np.flatnonzero(embeddings.norms == 0).tolist():  # what could not be opened then may have been mended since
+        if float(encode(row, row + 1).norm()) > 0:
+            shard = row // SHARD
+            for file in Path(folder).glob(f"{shard:05d}.*npy"):
+                file.unlink()
+            return embed_photos(photos, backbone, folder, progress)
     usable = np.flatnonzero(embeddings.norms > 0).tolist()
     if len(usable) < len(photos.ids):
         warnings.warn(f"{len(photos.ids) - len(usable)} of {len(photos.ids)} photos could not be opened and are left out.", stacklevel=2)

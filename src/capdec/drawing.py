@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from capdec.checkpoint import replacing
-from capdec.errors import MissingExtra
+from capdec.errors import MissingExtra, SettingError
 
 COLOURS = ("#9a3b12", "#1f6f8b", "#5b8c2a", "#7a4b94", "#b8860b")
 MARKS = ("o", "s", "^", "D", "v")
@@ -27,12 +27,15 @@ class Series:
     mark_name: str = ""
 
 
-def require() -> Any:
-    """matplotlib.figure.Figure, without pyplot and its global state. Raises MissingExtra."""
+def require(picture: str | Path = "a.svg") -> Any:
+    """matplotlib.figure.Figure, without pyplot and its global state. Raises MissingExtra, and SettingError for a file that it cannot draw."""
     try:
         from matplotlib.figure import Figure
     except ImportError as error:
         raise MissingExtra("matplotlib", "plot", "drawing") from error
+    known = Figure().canvas.get_supported_filetypes()
+    if Path(picture).suffix.lstrip(".").lower() not in known:
+        raise SettingError(f"{picture} is no picture that can be drawn. It ends in one of: {', '.join(sorted(known))}.")
     return Figure
 
 

@@ -41,3 +41,13 @@ class DataError(CapdecError, ValueError):
 
 class ImageError(CapdecError):
     """One photo that cannot be opened or is refused."""
+
+
+def brief(error: Exception) -> str:
+    """What an error of Python's or a library's says, at a length that fits into a message: some hold the whole input.
+
+    >>> brief(KeyError("caption")), brief(ValueError("x" * 999))[-8:]
+    ("KeyError: 'caption'", 'xxxx ...')
+    """
+    said = f"{type(error).__name__}: {error}"
+    return said if len(said) <= 200 else f"{said[:200]} ..."

@@ -11,6 +11,7 @@ used. `output` gets predictions.jsonl (captions, references and figures image by
 on what.
 """
 
+import hashlib
 import json
 import shutil
 import time
@@ -28,7 +29,7 @@ from capdec import bootstrap, recipe, scoring
 from capdec.captioner import Captioner, supervision_on
 from capdec.checkpoint import replacing, write_json
 from capdec.corpus import Photos, embed_photos, open_dataset
-from capdec.errors import DataError, MismatchError
+from capdec.errors import DataError, MismatchError, SettingError
 from capdec.nearest import nearest, recall
 from capdec.progress import Progress
 from capdec.protocols import Backbone, Caption, Dataset, Decoding, Example, Predictions, Score, Supervision
@@ -51,11 +52,12 @@ def evaluate(
     seed: int = 0,
     batch: int = 64,
     embeddings: str | Path | None = None,
+    partial: bool = False,
 ) -> dict[str, Any]:
     """Figures by system, and by group where the dataset has groups; the content of scores.json. `dataset` and `memory` are files or tables of a
     dataset part; `memory` is the text it was trained on, for the baselines nearest and constant and for the share of copied captions. `judge` says
     how captions fit photos (default: the captioner's own backbone, and then marked). `embeddings` keeps the photos' embeddings for further
-    evaluations (default: in `output`, until it is done).
+    evaluations (default: in `output`, until it is done). With `partial` photos that cannot be opened are left out, and counted.
 
     Cut off and called again, it goes on with the photos that have no caption yet. Raises DataError where an example has no photo, no id or no
     references, where ids come twice or a photo cannot be opened; MismatchError where `output` holds an unfinished evaluation of something else.
@@ -63,19 +65,25 @@ def evaluate(
     started = time.monotonic()
     warnings.filterwarnings("ignore", "[0-9]+ of [0-9]+ captions were cut", UserWarning)  # the manifest counts them
     folder = Path(output)
+    if (folder / "config.json").is_file():
+        raise SettingError(f"{folder} holds a captioner, whose scores.json would be lost. Name another folder: {folder / 'evaluation'}, say.")
     decoding = decoding or captioner.decoding
-    judges = scoring.build(metrics, judge or captioner.backbone)
-    photos, memories = open_dataset(dataset), open_dataset(memory) if memory is not None else None
+    by = judge or captioner.backbone
+    judges = scoring.build(metrics, by)
+    photos, memories = scoring.open_references(dataset), open_dataset(memory) if memory is not None else None
+    texts = [caption for example in memories or () for caption in example.captions]
     examples = scoring.read_references(photos)
-    ids = list(examples)
     if lacking := [key for key, example in examples.items() if example.open_image is None]:
-        raise DataError(f"evaluation needs photos, and {len(lacking)} of {len(ids)} examples have none ({lacking[0]} ...). Name the photos' folder.")
+        where = getattr(photos, "source", "Name the photos' folder (--images).")
+        raise DataError(f"evaluation needs photos, and {len(lacking)} of {len(examples)} examples have none ({lacking[0]} ...). {where}")
+    vectors, read = _embedded(captioner.backbone, examples, Path(embeddings or folder / "embeddings"), partial)
+    left_out = getattr(photos, "left_out", 0) + len(examples) - len(read)
+    examples = {key: examples[key] for key in read}
+    ids = list(examples)
     references = {key: example.captions for key, example in examples.items()}
     what = {"captioner": captioner.fingerprint, "images": scoring.digest(references), "decoding": asdict(decoding)}
 
-    vectors = _embedded(captioner.backbone, examples, Path(embeddings or folder / "embeddings"))
     said = _captioned(captioner, ids, vectors, decoding, folder / ".captions.jsonl", what, batch)
-    texts = [caption for example in memories or () for caption in example.captions]
     systems = {"itself": dict(zip(ids, (caption.text for caption in said), strict=True))}
     systems |= _baselines(baselines, systems["itself"], vectors, captioner.backbone, texts, seed)
 
@@ -88,16 +96,14 @@ def evaluate(
         others = {key: captions[1:] for key, captions in references.items()}
         systems["person"] = {key: captions[0] for key, captions in references.items()}
         figures["person"] = scoring.score(judges, Predictions(systems["person"], others, openers, texts))
-    groups = {}
-    for group in dict.fromkeys(example.group for example in examples.values() if example.group):
-        some = {key: references[key] for key in ids if examples[key].group == group}
-        captions = {key: systems["itself"][key] for key in some}
-        groups[group] = scoring.score(judges, Predictions(captions, some, openers, texts, captioner.backbone.fingerprint))
+    own = Predictions(systems["itself"], references, openers, texts, captioner.backbone.fingerprint)
+    groups = scoring.score_groups(judges, own, examples)
 
     shown = captioner.backbone.encode_text([caption for captions in references.values() for caption in captions]).cpu()
     owners = torch.tensor([place for place, captions in enumerate(references.values()) for _ in captions])
     scores = {
         "n": len(ids),
+        "left_out": left_out,
         "systems": {name: scoring.as_json(found, resamples, seed) for name, found in figures.items()},
         "groups": {
             name: {"n": sum(e.group == name for e in examples.values()), **scoring.as_json(found, resamples, seed)} for name, found in groups.items()
@@ -109,12 +115,12 @@ def evaluate(
         **recipe.origin(),
         "captioner": {**captioner.spec, "fingerprint": captioner.fingerprint, "text": list(captioner.text), "recipe": captioner.recipe},
         "backbone": captioner.backbone.fingerprint,
-        "judge": {"fingerprint": (judge or captioner.backbone).fingerprint, "is_own_backbone": judge is None or judge is captioner.backbone},
+        "judge": {"fingerprint": by.fingerprint, "is_own_backbone": by.fingerprint == captioner.backbone.fingerprint},
         "dataset": {
             "opened": dataset, "name": photos.name, "split": photos.split, "digest": what["images"], "n": len(ids), "references": len(owners),
-            "left_out": getattr(photos, "left_out", 0), "image_ids": ids,
+            "left_out": left_out, "image_ids": ids,
         },
-        "memory": {"opened": memory, "name": memories.name, "captions": len(texts)} if memories is not None else None,
+        "memory": {"opened": memory, "name": memories.name, "captions": len(texts), "digest": _digest(texts)} if memories is not None else None,
         "supervision": scores["supervision"],
         "decoding": what["decoding"], "metrics": list(metrics), "tokens": scoring.TOKENS,
         "seed": seed,
@@ -127,14 +133,19 @@ def evaluate(
     return scores
 
 
-def _embedded(backbone: Backbone, examples: dict[str, Example], folder: Path) -> Tensor:
+def _digest(texts: Sequence[str]) -> str:
+    return hashlib.sha256("\0".join(texts).encode()).hexdigest()[:16]
+
+
+def _embedded(backbone: Backbone, examples: dict[str, Example], folder: Path, partial: bool) -> tuple[Tensor, list[str]]:
+    """Embeddings of the photos, and the ids of those that could be opened: all, unless `partial`."""
     photos = Photos(list(examples), [example.open_image for example in examples.values() if example.open_image is not None])
     with Progress("embedding photos", len(photos.ids)) as progress:
         found, rows = embed_photos(photos, backbone, folder, lambda done, _: progress.update(done))
-    if unread := [key for key in photos.ids if key not in rows]:
-        named = ", ".join(unread[:10])
-        raise DataError(f"{len(unread)} of {len(photos.ids)} photos could not be opened: {named}. Mend them, or leave them out (partial).")
-    return found[torch.arange(len(found))]
+    if (unread := [key for key in photos.ids if key not in rows]) and not (partial and rows):
+        named = ", ".join(unread[:200])
+        raise DataError(f"{len(unread)} of {len(photos.ids)} photos could not be opened: {named}. Mend them, or leave them out (--partial).")
+    return found[torch.arange(len(found))], list(rows)
 
 
 def _captioned(
@@ -143,10 +154,13 @@ def _captioned(
     """Captions in order. They are kept in `part` as they come, under what they are captions of, and taken from there by a later call."""
     said: list[Caption] = []
     if part.is_file():
-        first, *lines = part.read_text(encoding="utf-8").split("\n")[:-1] or ["null"]  # a kill may leave half a line
-        if json.loads(first) not in (None, what):
+        first, *lines = part.read_text(encoding="utf-8", errors="replace").split("\n")[:-1] or ["null"]  # a kill may leave half a line
+        try:
+            begun, said = json.loads(first), [_caption(json.loads(line)) for line in lines]
+        except (ValueError, KeyError, TypeError):
+            begun = "damaged"
+        if begun not in (None, what):
             raise MismatchError(f"{part.parent} holds an unfinished evaluation of something else. Name another folder, or delete {part}.")
-        said = [_caption(json.loads(line)) for line in lines]
     with replacing(part) as temporary:
         temporary.write_text(json.dumps(what) + "\n" + "".join(json.dumps(asdict(caption)) + "\n" for caption in said), encoding="utf-8")
     with part.open("a", encoding="utf-8") as file, Progress("captioning", len(ids), start=len(said)) as progress:
@@ -186,11 +200,12 @@ def _supervision(system: str, captioner: Captioner, dataset: Dataset, memory: Da
     """What the system was given, in words; a constant caption is chosen by text embeddings alone."""
     if system == "person":
         return "a person"
-    flags = captioner.supervision_on(dataset.name)
+    flags, nameless = captioner.supervision_on(dataset.name), None if dataset.name else "dataset"
     if system in ("nearest", "constant"):
         text = memory.name.split("+") if memory is not None and memory.name else ()
         flags = supervision_on(dataset.name, text, captioner.backbone if system == "nearest" else None, Supervision(0))
-    return flags.words() + ("" if dataset.name else " (more may be so: the dataset has no name)")
+        nameless = nameless or (None if text else "memory")
+    return flags.words() + (f" (more may be so: the {nameless} has no name)" if nameless else "")
 
 
 def _write(

@@ -33,9 +33,9 @@ def gap(
     """The content of gap.json, written into `output` beside a picture. `captions` and `photos` are files or tables of a dataset part, joined by
     image_id where captions are to be paired with photos. At most about `most` captions are embedded, whole photos of them.
 
-    Raises DataError where no photo has two captions: then text alone tells nothing about noise.
+    Raises DataError where no photo has two captions: then text alone tells nothing about noise; SettingError for a picture that cannot be drawn.
     """
-    drawing.require()
+    drawing.require(picture)
     folder = Path(output)
     pairs = read_pairs(open_dataset(captions)).at_most(most, seed)
     with Progress("embedding captions", len(pairs)) as progress:
@@ -66,6 +66,7 @@ def gap(
             told, shown = text[[row for row, _ in joined]], images[[row for _, row in joined]]
             cosines["a photo and its caption"] = (told * shown).sum(1)
             report["estimates"] += _from_pairs(told, shown, apart)
+    report["spectra"] = {name: [float(f"{value:.4g}") for value in values] for name, values in spectra.items()}  # variance, largest first
     report["cosines"] = {name: _summary(values) for name, values in cosines.items()}
     report["suggestion"] = _suggestion(report["estimates"], backbone.dim)
     lines = {one["name"]: one["target_cosine"] for one in report["estimates"]}

@@ -41,10 +41,10 @@ def with_photos(rows: Sequence[Row], folder: str | Path | None, partial: bool = 
     if missing and not (partial and examples):
         where = " and ".join([*listings][:3]) or str(folder)
         nowhere = "" if os.path.isdir(folder) else f" {folder} is no folder."  # noqa: PTH112
-        hint = "" if partial or not examples else " With partial=True the others are read, and a score is then of a part."
+        hint = "" if partial or not examples else " As a part (--partial, in a recipe partial = true) the others are read, and so is the score."
         raise DataError(
             f"{len(missing):,} of {len(rows):,} photos are missing: {', '.join(missing[:5])}{' ...' if len(missing) > 5 else '.'} "
-            f"Looked for in {where}.{nowhere} {source or 'Name their folder with images=.'}{hint}"
+            f"Looked for in {where}.{nowhere} {source or 'Name their folder (images).'}{hint}"
         )
     return examples, len(missing)
 

@@ -39,7 +39,7 @@ def read(path: Path | str) -> Recipe:
         return tomllib.loads(Path(path).read_text(encoding="utf-8"))
     except FileNotFoundError as error:
         raise SettingError(f"no recipe at {path}. Name a TOML file, or leave --recipe out for the defaults.") from error
-    except tomllib.TOMLDecodeError as error:
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise SettingError(f"{path} is not TOML: {error}.") from error
 
 

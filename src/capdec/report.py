@@ -23,7 +23,7 @@ import capdec
 from capdec import bootstrap, scoring
 from capdec.checkpoint import replacing
 from capdec.corpus import open_dataset
-from capdec.errors import CapdecError, DataError, ImageError, SettingError
+from capdec.errors import CapdecError, DataError, ImageError, SettingError, brief
 from capdec.gallery import head, picture
 
 if TYPE_CHECKING:
@@ -171,7 +171,7 @@ def _read(folder: Path, name: str) -> Evaluation:
     except OSError as error:
         raise DataError(f"{folder} holds half an evaluation: {error.filename} cannot be read ({error.strerror}). Evaluate again.") from error
     except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise DataError(f"{folder} holds a damaged evaluation ({error!r}). Copy it again, or evaluate again.") from error
+        raise DataError(f"{folder} holds a damaged evaluation ({brief(error)}). Copy it again, or evaluate again.") from error
 
 
 def _figures(found: dict[str, dict[str, Any]]) -> dict[str, Figure]:

@@ -19,7 +19,8 @@ def score(
     resamples: int = bootstrap.RESAMPLES,
     seed: int = 0,
 ) -> dict[str, Any]:
-    """{"n", "left_out", "figures"}; `left_out` is how many images of the references have no caption, which only `partial` allows.
+    """{"n", "left_out", "dataset", "split", "figures", "groups"}; `left_out` is how many images of the split are not scored, which only `partial`
+    allows; `groups` has the figures of each group, where the dataset has groups (NoCaps' domains).
 
     Raises DataError where a file cannot be used or an id comes twice, MismatchError, listing them, where images are missing or unknown.
     """
@@ -32,5 +33,13 @@ def score(
     ordered = {key: captions[key] for key in examples}
     openers = {key: example.open_image for key, example in examples.items() if example.open_image is not None}
     shown = Predictions(ordered, {key: example.captions for key, example in examples.items()}, openers if len(openers) == len(examples) else None)
-    figures = scoring.as_json(scoring.score(scoring.build(metrics, judge), shown), resamples, seed)
-    return {"n": len(examples), "left_out": len(left_out), "dataset": references.name, "split": references.split, "figures": figures}
+    judges = scoring.build(metrics, judge)
+    figures = scoring.as_json(scoring.score(judges, shown), resamples, seed)
+    groups = {
+        name: {"n": sum(e.group == name for e in examples.values()), **scoring.as_json(found, resamples, seed)}
+        for name, found in scoring.score_groups(judges, shown, examples).items()
+    }
+    absent = len(left_out) + getattr(references, "left_out", 0)
+    return {
+        "n": len(examples), "left_out": absent, "dataset": references.name, "split": references.split, "figures": figures, "groups": groups,
+    }  # fmt: skip

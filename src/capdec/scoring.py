@@ -4,6 +4,7 @@ none."""
 import hashlib
 import json
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,7 @@ import numpy as np
 
 from capdec import bootstrap, parts
 from capdec.corpus import open_dataset
-from capdec.errors import DataError, MismatchError
+from capdec.errors import DataError, MismatchError, SettingError, brief
 from capdec.protocols import Backbone, Dataset, Example, Metric, Predictions, Score
 
 METRICS = ("coco_scores", "meteor", "spice", "clip_score", "unseen_nouns", "diversity")
@@ -47,6 +48,16 @@ def score(metrics: Sequence[Metric], predictions: Predictions) -> dict[str, Scor
     return figures
 
 
+def score_groups(metrics: Sequence[Metric], predictions: Predictions, examples: Mapping[str, Example]) -> dict[str, dict[str, Score]]:
+    """The same for each group of a dataset that has groups, apart: CIDEr's idf is that of the group."""
+    found = {}
+    for group in dict.fromkeys(example.group for example in examples.values() if example.group):
+        ids = [key for key, example in examples.items() if example.group == group]
+        captions, references = {key: predictions.captions[key] for key in ids}, {key: predictions.references[key] for key in ids}
+        found[group] = score(metrics, replace(predictions, captions=captions, references=references))
+    return found
+
+
 def require_same_images(captions: Mapping[str, Any], references: Mapping[str, Any]) -> None:
     missing, extra = [key for key in references if key not in captions], [key for key in captions if key not in references]
     if missing or extra:
@@ -56,7 +67,7 @@ def require_same_images(captions: Mapping[str, Any], references: Mapping[str, An
         )
 
 
-def _listed(ids: Sequence[str], most: int = 10) -> str:
+def _listed(ids: Sequence[str], most: int = 200) -> str:
     return f"{len(ids)} images ({', '.join(ids[:most])}{', ...' if len(ids) > most else ''})" if ids else "none"
 
 
@@ -80,6 +91,16 @@ def of_each_image(figures: Mapping[str, Score], ids: Sequence[str]) -> list[dict
     return [{name: round(float(each[place]), DIGITS) for name, each in columns.items() if each is not None} for place in range(len(ids))]
 
 
+def open_references(spec: str | dict[str, Any]) -> Dataset:
+    """The dataset that captions are scored on. Raises SettingError where that would be a training split which nobody asked for by name."""
+    dataset = open_dataset(spec)
+    if dataset.split == "train" and not (isinstance(spec, dict) and spec.get("split")):
+        raise SettingError(
+            f"{spec if isinstance(spec, str) else spec.get('path')}: which split is to be scored? Name it: --split test, val, train ..."
+        )
+    return dataset
+
+
 def read_references(dataset: Dataset) -> dict[str, Example]:
     """The examples by image id. Raises DataError where an id is missing or comes twice, listing them, or an image has no references."""
     examples: dict[str, Example] = {}
@@ -98,16 +119,26 @@ def read_references(dataset: Dataset) -> dict[str, Example]:
 def read_predictions(path: str | Path) -> dict[str, str]:
     """Captions by image id, from COCO's result format ([{"image_id", "caption"}]) or JSON lines of the same. Raises DataError, listing ids that come
     twice."""
-    path = Path(path)
+    path, place = Path(path), ""
     try:
         text = path.read_text(encoding="utf-8-sig")
-        rows = json.loads(text) if text.lstrip().startswith("[") else [json.loads(line) for line in text.splitlines() if line.strip()]
-        pairs = [(str(row["image_id"]), row["caption"]) for row in rows]
+        whole = text.lstrip().startswith("[")
+        rows = json.loads(text) if whole else []
+        for number, line in enumerate(() if whole else text.split("\n"), 1):
+            place = f", line {number}"
+            rows += [json.loads(line)] if line.strip() else []
+        pairs = []
+        for number, row in enumerate(rows, 1):
+            place = f", caption {number}"
+            key = row["image_id"]
+            if not isinstance(key, int | str) or isinstance(key, bool):
+                raise ValueError(f"image_id is {key!r}")
+            pairs.append((str(key), row["caption"]))
     except OSError as error:
         raise DataError(f"{path} cannot be read: {error.strerror}.") from error
-    except (ValueError, KeyError, TypeError) as error:
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
         wanted = '[{"image_id": 9, "caption": "a dog runs"}, ...], or such an object a line'
-        raise DataError(f"{path} holds no predictions ({error!r}). It looks like {wanted}.") from error
+        raise DataError(f"{path}{place} holds no predictions ({brief(error)}). It looks like {wanted}.") from error
     if wrong := [key for key, caption in pairs if not isinstance(caption, str)]:
         raise DataError(f"{path}: the caption of {_listed(wrong)} is no text.")
     captions = dict(pairs)
@@ -134,11 +165,22 @@ def read_evaluation(folder: Path, metrics: Sequence[str]) -> tuple[str, dict[str
     references = {row["image_id"]: row["references"] for row in rows}
     made = score(build(metrics, None), Predictions({row["image_id"]: row["caption"] for row in rows}, references))
     figures = {name: one for name, one in made.items() if one.statistics is not None}
+    notes = _notes(folder)
     for name in rows[0]["figures"]:
         each = np.array([row["figures"].get(name, np.nan) for row in rows], np.float64)
         if name not in made and not name.startswith(OF_THE_SET) and np.isfinite(each).all():
-            figures[name] = Score.mean_of(each)
+            figures[name] = Score.mean_of(each, notes.get(name, ""))
     return digest(references), figures
+
+
+def _notes(folder: Path) -> dict[str, str]:
+    """What an evaluation noted beside its own figures: which judge said them."""
+    path = folder / "scores.json"
+    try:
+        figures = json.loads(path.read_text(encoding="utf-8"))["systems"]["itself"] if path.is_file() else {}
+        return {name: str(one.get("note", "")) for name, one in figures.items()}
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise DataError(f"{path} is damaged ({brief(error)}). Copy it again, or evaluate again.") from error
 
 
 def read_rows(folder: Path) -> list[dict[str, Any]]:
@@ -150,7 +192,7 @@ def read_rows(folder: Path) -> list[dict[str, Any]]:
         rows = [json.loads(line) for line in path.read_text(encoding="utf-8").split("\n") if line]
         texts = [text for row in rows for text in (row["image_id"], row["caption"], *row["references"], *row["figures"])]
     except (OSError, ValueError, KeyError, TypeError) as error:
-        raise DataError(f"{path} is damaged ({error!r}). Copy it again, or evaluate again.") from error
+        raise DataError(f"{path} is damaged ({brief(error)}). Copy it again, or evaluate again.") from error
     if not rows or not all(isinstance(text, str) for text in texts):
         raise DataError(f"{path} is damaged: it has {'what is no text among its texts' if rows else 'no rows'}. Copy it again, or evaluate again.")
     return rows

@@ -20,14 +20,14 @@ from capdec import bootstrap, drawing, scoring
 from capdec import recipe as recipes
 from capdec.captioner import Captioner
 from capdec.checkpoint import replacing, write_json
-from capdec.corpus import open_dataset
 from capdec.errors import SettingError
 from capdec.evaluate import evaluate
-from capdec.protocols import Decoding
+from capdec.protocols import Decoding, Predictions
 from capdec.train import train
 
 SEED = "training.seed"
 COSINE = "bridges.0.target_cosine"
+NOISE = ("std", "variance", "target_cosine")
 COSINES = (1.0, 0.9, 0.8, 0.65, 0.5, 0.35, 0.25, 0.15)
 SIBLING = "siblings' log-probability a token"
 
@@ -47,13 +47,21 @@ def sweep(
     photos are given "low", "high" (over images and runs) and "each"; "std" and "target_cosine" where the first bridge has them. `over` maps keys of
     the recipe, dotted as in --set, to the values to try (default: target cosines of the first bridge); each is tried with every seed.
 
-    Raises SettingError where `over` is empty or a metric is not among those that were computed.
+    What is tried of a noise (its std, its variance or its target cosine) takes the place of what the recipe says of it.
+
+    Raises SettingError where `over` is empty or `metric` is none of coco_scores' figures, and for a dataset that cannot be read, before any training.
     """
     drawing.require()
     folder = Path(output)
     over = dict(over or {COSINE: COSINES})
     if not all(over.values()):
         raise SettingError(f"nothing to try for {', '.join(key for key, values in over.items() if not values)}: give --over KEY=[value, ...].")
+    if dataset is not None:
+        computed = scoring.score(scoring.build(("coco_scores",), None), Predictions({"": "a"}, {"": ["a"]}))
+        if metric not in computed:
+            raise SettingError(f"no figure is called {metric!r}. A sweep chooses by one of: {', '.join(computed)}.")
+        scoring.read_references(scoring.open_references(dataset))
+    recipe = _without_rivals(recipe, over)
     points: list[dict[str, Any]] = []
     for values in itertools.product(*over.values()):
         settings = dict(zip(over, values, strict=True))
@@ -77,6 +85,18 @@ def sweep(
         temporary.write_text(recipes.dump({**winner, "chosen": chosen}), encoding="utf-8")
     _draw(folder / "sweep.svg", points, metric if dataset is not None else SIBLING)
     return points
+
+
+def _without_rivals(recipe: recipes.Recipe, over: dict[str, Sequence[Any]]) -> recipes.Recipe:
+    """The recipe without what it says of a noise in other terms than those that are tried."""
+    result = json.loads(json.dumps(recipe))
+    for key in over:
+        kind, _, rest = key.partition(".")
+        place, _, name = rest.partition(".")
+        if kind == "bridges" and name in NOISE and place.isdigit() and int(place) < len(result.get("bridges", [])):
+            bridge = result["bridges"][int(place)]
+            result["bridges"][int(place)] = bridge if isinstance(bridge, str) else {k: v for k, v in bridge.items() if k not in NOISE}
+    return result
 
 
 def _trained(table: recipes.Recipe, run: Path, embeddings: Path, device: str) -> Captioner:
@@ -103,10 +123,11 @@ def _evaluated(captioner: Captioner, folder: Path, dataset: str | dict[str, Any]
     if path.is_file():
         manifest = json.loads(path.read_text(encoding="utf-8"))
         done = manifest["captioner"]["fingerprint"], manifest["decoding"], manifest["dataset"]["digest"]
-        references = {key: example.captions for key, example in scoring.read_references(open_dataset(dataset)).items()}
+        references = {key: example.captions for key, example in scoring.read_references(scoring.open_references(dataset)).items()}
         if done == (captioner.fingerprint, asdict(decoding or captioner.decoding), scoring.digest(references)):
             return
-    photos = embeddings / f"photos-{captioner.backbone.fingerprint}"
+    of_what = hashlib.sha256(json.dumps(dataset, sort_keys=True).encode()).hexdigest()[:8]
+    photos = embeddings / f"photos-{of_what}-{captioner.backbone.fingerprint}"
     evaluate(captioner, dataset, folder, baselines=(), decoding=decoding, metrics=("coco_scores",), embeddings=photos)
 
 
@@ -120,8 +141,6 @@ def _figure(point: dict[str, Any], folder: Path, metric: str | None) -> dict[str
     if metric is None:
         return {"value": round(fmean(point["siblings"]), 4)}
     figures = [scoring.read_evaluation(folder / run / "evaluation", ("coco_scores",))[1] for run in point["runs"]]
-    if metric not in figures[0]:
-        raise SettingError(f"no figure is called {metric!r}. There are: {', '.join(figures[0])}.")
     value, (low, high) = bootstrap.mean_of_runs([found[metric] for found in figures])
     each = [round(float(found[metric].value or 0), 3) for found in figures]
     return {"value": round(value, 3), "low": round(low, 3), "high": round(high, 3), "each": each}

@@ -32,7 +32,7 @@ def test_without_the_folder_of_images_it_is_text_alone(tmp_path):
 def test_a_photo_that_is_not_there_is_known_at_once_and_left_out_only_if_asked(tmp_path):
     path = CocoJSON.tiny(tmp_path).path
     (tmp_path / "2.png").unlink()
-    with pytest.raises(DataError, match=r"1 of 2 photos are missing: 2\.png\. Looked for in .*partial=True"):
+    with pytest.raises(DataError, match=r"1 of 2 photos are missing: 2\.png\. Looked for in .*--partial"):
         CocoJSON(path, images=tmp_path)
     dataset = CocoJSON(path, images=tmp_path, partial=True)
     assert [example.image_id for example in dataset] == ["1"] and dataset.left_out == 1

@@ -3,12 +3,12 @@
 from collections.abc import Iterator
 from pathlib import Path
 
-from capdec.annotations import Published, read_published, write_karpathy_sample
+from capdec.annotations import KARPATHY, Published, read_published, write_karpathy_sample
 from capdec.protocols import Example
 
 PUBLISHED = Published(
     "coco",
-    {"train": (82_783, None), "restval": (30_504, None), "val": (5_000, 25_010), "test": (5_000, 25_010)},
+    {"train": (82_783, 414_113), "restval": (30_504, 152_634), "val": (5_000, 25_010), "test": (5_000, 25_010)},
     "COCO's photos are in http://images.cocodataset.org/zips/val2014.zip and http://images.cocodataset.org/zips/train2014.zip: name the folder that "
     "holds val2014 and train2014 (all of test and val are in val2014).",
 )
@@ -24,6 +24,7 @@ class Coco:
 
     suffixes: tuple[str, ...] = ()
     name: str | None = PUBLISHED.dataset
+    source = f"{KARPATHY} {PUBLISHED.photos}"
 
     def __init__(self, path: str | Path, split: str = "test", images: str | Path | None = None, partial: bool = False):
         self.split: str | None = split

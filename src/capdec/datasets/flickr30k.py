@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 from pathlib import Path
 
-from capdec.annotations import Published, read_published, write_karpathy_sample
+from capdec.annotations import KARPATHY, Published, read_published, write_karpathy_sample
 from capdec.protocols import Example
 
 PUBLISHED = Published(
@@ -23,6 +23,7 @@ class Flickr30k:
 
     suffixes: tuple[str, ...] = ()
     name: str | None = PUBLISHED.dataset
+    source = f"{KARPATHY} {PUBLISHED.photos}"
 
     def __init__(self, path: str | Path, split: str = "test", images: str | Path | None = None, partial: bool = False):
         self.split: str | None = split

@@ -18,7 +18,7 @@ from pathlib import Path
 from PIL import Image
 
 from capdec.annotations import check_counts
-from capdec.errors import DataError, SettingError
+from capdec.errors import DataError, SettingError, brief
 from capdec.photos import Row, flickr_number, with_photos
 from capdec.protocols import Example
 
@@ -48,6 +48,7 @@ class FlickrStyle:
 
     suffixes: tuple[str, ...] = ()
     name: str | None = "flickr8k+flickrstyle10k"
+    source = f"{SOURCE} {PHOTOS}"
 
     def __init__(
         self,
@@ -132,7 +133,9 @@ def _from_lines(path: Path) -> Iterator[tuple[str, str]]:
                 said = row["captions"]
                 yield from ((str(row["image_id"]), " ".join(caption.split())) for caption in ([said] if isinstance(said, str) else said))
         except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
-            raise DataError(f'{path}:{number} cannot be used ({error!r}). A line looks like {{"image_id": "7", "captions": ["a dog"]}}.') from error
+            raise DataError(
+                f'{path}:{number} cannot be used ({brief(error)}). A line looks like {{"image_id": "7", "captions": ["a dog"]}}.'
+            ) from error
 
 
 def _content(path: Path, hint: str = f"Name the folder FlickrStyle_v0.9, or a .jsonl file. {SOURCE}") -> bytes:

@@ -31,6 +31,7 @@ class NoCaps:
 
     suffixes: tuple[str, ...] = ()
     name: str | None = "nocaps"
+    source = f"{SOURCE} {PHOTOS}"
 
     def __init__(self, path: str | Path, split: str = "val", images: str | Path | None = None, partial: bool = False):
         if split == "test":
