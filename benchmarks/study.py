@@ -40,6 +40,7 @@ def styled(style: str) -> recipe.Recipe:
 
 MORE_TEXT = {"name": "jsonl", "path": "flickr_all_train.jsonl", "dataset": "flickr30k+flickr8k"}
 OTHER_TEXT = {"name": "jsonl", "path": "coco_sample.jsonl", "dataset": "coco"}
+MEMORY = {"name": "memory_projection"}
 SWEEPS: dict[str, tuple[recipe.Recipe, dict[str, Sequence[Any]]]] = {
     "noise": (BASE, {COSINE: LEVELS}),
     "uniform": (recipe.override(BASE, ["bridges.0.distribution=uniform"]), {COSINE: [0.5, 0.8, 0.25]}),
@@ -49,6 +50,13 @@ SWEEPS: dict[str, tuple[recipe.Recipe, dict[str, Sequence[Any]]]] = {
     "amount": (BASE, {"training.captions": [300, 1000, 3000, 10000]}),
     "siblings": ({**BASE, "sources": "siblings"}, {COSINE: [0.5, 1.0]}),
     "offset": (recipe.override({**BASE, "unpaired_photos": TRAIN}, ["bridges.0.modality_offset=true"]), {COSINE: [0.5, 1.0]}),
+    "memory": ({**BASE, "bridges": [MEMORY]}, AS_IT_IS),
+    "memory_noise": ({**BASE, "bridges": [*BASE["bridges"], MEMORY]}, {COSINE: [0.8, 0.65]}),
+    "memory_learned": ({**BASE, "bridges": [*BASE["bridges"], {**MEMORY, "in_training": True}]}, {COSINE: [0.65, 0.5]}),
+    "shift": (
+        {**BASE, "bridges": [{"name": "mean_shift"}, *BASE["bridges"]], "unpaired_photos": TRAIN},
+        {"bridges.1.target_cosine": [1.0, 0.65]},
+    ),
     "romantic": (styled("romantic"), AS_IT_IS),
     "humorous": (styled("humorous"), AS_IT_IS),
 }
@@ -224,6 +232,18 @@ def tables(folder: Path, cross_fitted: bool) -> None:
         table.add(f"{words}, told from itself", against)
         table.add(f"{words}, told from siblings", runs(folder, "siblings", f"target_cosine={cosine}"), against)
         table.add(f"{words}, with the modality offset", runs(folder, "offset", f"target_cosine={cosine}"), against)
+    written.append(table)
+
+    table = Table("Other bridges")
+    table.add("CapDec: noise, target cosine 0.65", chosen)
+    table.add("no noise", none, chosen)
+    table.add("C3: each modality from its own centre, no noise", runs(folder, "shift", "target_cosine=1.0"), chosen)
+    table.add("C3: the same with noise, target cosine 0.65", runs(folder, "shift", "target_cosine=0.65"), chosen)
+    table.add("DeCap: no noise, photos projected on the captions", runs(folder, "memory", "backbone=mini"), chosen)
+    for cosine in (0.8, 0.65):
+        table.add(f"noise, target cosine {cosine}, photos projected", runs(folder, "memory_noise", f"target_cosine={cosine}"), chosen)
+    for cosine in (0.65, 0.5):
+        table.add(f"noised, then projected, in training too, {cosine}", runs(folder, "memory_learned", f"target_cosine={cosine}"), chosen)
     written.append(table)
 
     for style in ("romantic", "humorous"):
