@@ -12,10 +12,10 @@ import glob
 import hashlib
 import json
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from copy import copy
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -160,8 +160,11 @@ class Embeddings:
 
 @dataclass(frozen=True)
 class Corpus:
+    """`photos` says which row of the images that bridges are fitted on is of which image_id. A bridge that looks there is one that uses pairs."""
+
     pairs: Pairs
     embeddings: Embeddings
+    photos: Mapping[str, int] = field(default_factory=dict)
 
     def __len__(self) -> int:
         return len(self.pairs)

@@ -25,6 +25,7 @@ class Supervision(enum.Flag):
     """What a method was given. No flag at all is text only. Computed from what was used, never typed in."""
 
     IMAGE_STATISTICS = enum.auto()
+    PAIR_STATISTICS = enum.auto()
     UNPAIRED_IMAGES = enum.auto()
     TARGET_DOMAIN_TEXT = enum.auto()
     PAIRS = enum.auto()
@@ -40,6 +41,7 @@ class Supervision(enum.Flag):
         """
         said = {
             Supervision.IMAGE_STATISTICS: "unpaired image statistics",
+            Supervision.PAIR_STATISTICS: "statistics of pairs",
             Supervision.UNPAIRED_IMAGES: "unpaired images",
             Supervision.TARGET_DOMAIN_TEXT: "target-domain text",
             Supervision.PAIRS: "pairs",

@@ -145,7 +145,10 @@ def train(
     else:
         worker.first(lambda: _embed(pairs, backbone_part, store, worker))
         corpus = embed(pairs, backbone_part, store)
-    images = _photos(unpaired_photos, backbone_part, store / "unpaired_photos", worker)[0] if unpaired_photos is not None else None
+    images: Embeddings | None = None
+    if unpaired_photos is not None:
+        images, of_photo = _photos(unpaired_photos, backbone_part, store / "unpaired_photos", worker)
+        corpus = replace(corpus, photos=of_photo)
     learn, held = corpus.split(plan.held_out, plan.seed)
     if not len(learn):
         raise SettingError(f"held_out = {plan.held_out} leaves none of the {len(corpus)} captions to learn from. Make it smaller.")
