@@ -28,6 +28,7 @@ from capdec.checkpoint import load_module, module_tensors, read_tensors, write_j
 from capdec.errors import DataError, MismatchError, MissingExtra, SettingError
 from capdec.images import LONGEST_SIDE, open_image, upright
 from capdec.protocols import Backbone, Bridge, Caption, Condition, Decoder, Decoding, Supervision
+from capdec.rerank import by_clip, by_consensus
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -125,6 +126,10 @@ class Captioner:
         for bridge in self.bridges:
             condition = bridge.from_image(condition, generator)
         lists = self.decoder.generate(condition, replace(decoding, seed=decoding.seed + start))
+        if decoding.rerank == "clip":
+            lists = by_clip(lists, embeddings if embeddings.ndim == 2 else embeddings[:, 0], self.backbone)
+        elif decoding.rerank == "consensus":
+            lists = by_consensus(lists)
         return [replace(best, alternatives=tuple(others)) for best, *others in lists]
 
     def save(self, folder: Path | str, dtype: torch.dtype = torch.float32) -> None:

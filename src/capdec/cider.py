@@ -17,8 +17,9 @@ from jaxtyping import Float, Int
 SIGMA = 6.0
 
 
-def cider(captions: Sequence[str], references: Sequence[Sequence[str]]) -> Float[np.ndarray, "N"]:
-    """One figure an image, 0 to 10; their mean is the set's. Texts are tokens with spaces between them. A set of one image gets 0: its idf is 0."""
+def cider(captions: Sequence[str], references: Sequence[Sequence[str]], idf: bool = True) -> Float[np.ndarray, "N"]:
+    """One figure an image, 0 to 10; their mean is the set's. Texts are tokens with spaces between them. A set of one image gets 0: its idf is 0.
+    Without `idf` all n-grams weigh alike, and an image's figure is the same in any set."""
     images = len(captions)
     owners = np.repeat(np.arange(images), [len(texts) for texts in references])  # the image of each reference
     sentences = [text.split() for text in (*captions, *(text for texts in references for text in texts))]
@@ -38,11 +39,13 @@ def cider(captions: Sequence[str], references: Sequence[Sequence[str]]) -> Float
             inside &= at + n - 1 < len(words)
             at, codes = at[inside], codes[inside]
             codes = np.unique(codes * len(numbers) + words[at + n - 1], return_inverse=True)[1]
-        total += np.bincount(owners, _similarity(codes, sentence_of[at], images, owners) * closeness, minlength=images)
+        total += np.bincount(owners, _similarity(codes, sentence_of[at], images, owners, idf) * closeness, minlength=images)
     return 10 / 4 * total / np.bincount(owners, minlength=images)
 
 
-def _similarity(codes: Int[np.ndarray, "G"], sentence_of: Int[np.ndarray, "G"], images: int, owners: Int[np.ndarray, "M"]) -> Float[np.ndarray, "M"]:
+def _similarity(
+    codes: Int[np.ndarray, "G"], sentence_of: Int[np.ndarray, "G"], images: int, owners: Int[np.ndarray, "M"], idf: bool
+) -> Float[np.ndarray, "M"]:
     """min(h, r) . r / (|h| |r|) of each reference with its image's caption, for the n-grams of one length."""
     kinds = int(codes.max(initial=-1)) + 1
     if not kinds:
@@ -52,7 +55,7 @@ def _similarity(codes: Int[np.ndarray, "G"], sentence_of: Int[np.ndarray, "G"], 
     split = int(np.searchsorted(sentence, images))
     reference = sentence[split:] - images
     frequency = np.bincount(np.unique(owners[reference] * kinds + code[split:]) % kinds, minlength=kinds)  # images that have it
-    weights = counts * (np.log(images) - np.log(np.maximum(frequency, 1)))[code]
+    weights = counts * (np.log(images) - np.log(np.maximum(frequency, 1)))[code] if idf else counts.astype(np.float64)
     norms = np.sqrt(np.bincount(sentence, weights**2, minlength=images + len(owners)))
     own, theirs = np.asarray(weights[:split], np.float64), np.asarray(weights[split:], np.float64)
     wanted = owners[reference] * kinds + code[split:]

@@ -50,6 +50,7 @@ def _decoding(command: Callable) -> Callable:
         click.option("--top-p", type=float, help="Share of probability that nucleus sampling keeps."),
         click.option("--temperature", type=float, help="Of nucleus sampling."),
         click.option("--seed", type=int, help="Of nucleus sampling."),
+        click.option("--rerank", type=click.Choice(["none", "clip", "consensus"]), help="Which of the --captions is the best."),
     ]
     for option in reversed(options):
         command = option(command)

@@ -1,0 +1,39 @@
+"""Which of several captions of a photo is the best, when the decoder's own score is not to say.
+
+clip         the one whose embedding is nearest to the photo's (as MacCap chooses). A figure by the same backbone then says little.
+consensus    the one that the others agree with most: the highest mean CIDEr-D against them, all n-grams weighing alike (minimum Bayes risk)
+"""
+
+from collections.abc import Sequence
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float
+from torch import Tensor
+
+from capdec.cider import cider
+from capdec.protocols import Backbone, Caption
+from capdec.ptb import tokenize
+
+Lists = Sequence[Sequence[Caption]]
+
+
+def by_clip(lists: Lists, images: Float[Tensor, "B D"], backbone: Backbone) -> list[list[Caption]]:
+    """Nearest to its photo first."""
+    texts = backbone.encode_text([caption.text for captions in lists for caption in captions]).cpu()
+    sizes = [len(captions) for captions in lists]
+    near = [rows @ image for rows, image in zip(texts.split(sizes), F.normalize(images.float().cpu(), dim=-1), strict=True)]
+    return [_sorted(captions, one.tolist()) for captions, one in zip(lists, near, strict=True)]
+
+
+def by_consensus(lists: Lists) -> list[list[Caption]]:
+    """Most agreed with first. A caption that stands there several times agrees with itself."""
+    said = [[tokenize(caption.text) for caption in captions] for captions in lists]
+    others = [texts[:place] + texts[place + 1 :] or [""] for texts in said for place in range(len(texts))]
+    agreed = torch.from_numpy(cider([text for texts in said for text in texts], others, idf=False)).split([len(texts) for texts in said])
+    return [_sorted(captions, one.tolist()) for captions, one in zip(lists, agreed, strict=True)]
+
+
+def _sorted(captions: Sequence[Caption], by: Sequence[float]) -> list[Caption]:
+    """Highest first; the decoder's order where they are equal."""
+    return [captions[place] for place in sorted(range(len(captions)), key=lambda place: -by[place])]

@@ -1,0 +1,54 @@
+from dataclasses import replace
+
+import pytest
+import torch
+import torch.nn.functional as F
+
+from capdec.cider import cider
+from capdec.protocols import Caption, Decoding
+from capdec.rerank import by_clip, by_consensus
+
+
+def captions(*texts):
+    return [Caption(text, -float(place)) for place, text in enumerate(texts)]
+
+
+def test_consensus_puts_first_what_the_others_agree_with():
+    lists = [
+        captions("a cat on a mat", "a brown dog runs", "a dog runs on grass", "a brown dog runs on grass"),
+        captions("a boat"),
+        captions("the same", "the same", "another thing"),
+    ]
+    first, second, third = by_consensus(lists)
+    assert first[0].text == "a brown dog runs on grass" and first[-1].text == "a cat on a mat"
+    assert [one.text for one in second] == ["a boat"]
+    assert [one.score for one in third] == [0, -1, -2], "equals keep the decoder's order"
+    assert by_consensus(lists[:1]) == [first], "a photo's order does not depend on the other photos"
+
+
+def test_consensus_is_the_mean_cider_against_the_others():
+    texts = ["a dog runs", "a dog runs on grass", "two dogs run on grass"]
+    agreed = [cider([text], [texts[:place] + texts[place + 1 :]], idf=False)[0] for place, text in enumerate(texts)]
+    assert [one.text for one in by_consensus([captions(*texts)])[0]] == [texts[place] for place in sorted(range(3), key=lambda n: -agreed[n])]
+    assert cider(["a dog runs"], [["a dog runs"]], idf=False)[0] == pytest.approx(10 * 3 / 4), "it has no n-grams of four words"
+
+
+def test_clip_puts_first_what_is_nearest_to_the_photo(tiny_captioner):
+    backbone = tiny_captioner.backbone
+    texts = ["a man rides a horse", "two dogs", "a red car"]
+    photos = backbone.encode_text(["a red car", "a man rides a horse"]) * 3
+    for ranked, photo in zip(by_clip([captions(*texts)] * 2, photos, backbone), photos, strict=True):
+        cosines = backbone.encode_text([one.text for one in ranked]) @ F.normalize(photo, dim=-1)
+        assert cosines.tolist() == sorted(cosines.tolist(), reverse=True)
+        assert cosines[0] == pytest.approx(1, abs=1e-4)
+
+
+@pytest.mark.parametrize("way", ["clip", "consensus"])
+def test_a_captioner_ranks_what_it_was_asked_for(tiny_captioner, way):
+    vectors = torch.randn(3, 16)
+    decoding = Decoding(captions=4, max_tokens=8)
+    plain, ranked = (tiny_captioner.caption_embeddings(vectors, one) for one in (decoding, replace(decoding, rerank=way)))
+    for before, after in zip(plain, ranked, strict=True):
+        assert {before.text, *(one.text for one in before.alternatives)} == {after.text, *(one.text for one in after.alternatives)}
+    apart = torch.cat([torch.stack([vectors[:1], vectors[1:2]], 1)])  # a photo with a region beside it
+    assert len(tiny_captioner.caption_embeddings(apart, replace(decoding, rerank=way))) == 1
