@@ -65,9 +65,9 @@ def test_a_bridge_after_it_sees_what_it_leaves(tmp_path, tiny_backbone, captions
     plan = {"backbone": tiny_backbone, "decoder": DECODER, "training": FAST}
     trained = train(str(captions_file), tmp_path / "run", bridges=bridges, unpaired_photos=photos, **plan)
     shift, _, memory = trained.bridges
-    plain = train(str(captions_file), tmp_path / "plain", bridges=bridges[2:], **plan).bridges[0].rows
+    plain = train(str(captions_file), tmp_path / "plain", bridges=bridges[2:], **plan).bridges[0].memory.rows
     moved = shift.from_text(Condition.of(plain.float()), None).embeddings[:, 0]
-    torch.testing.assert_close(memory.rows.float(), moved, atol=0.02, rtol=0)
-    assert memory.rows.float().mean(0).norm() < 0.5 * plain.float().mean(0).norm(), "noise is not in the memory, the shift is"
+    torch.testing.assert_close(memory.memory.rows.float(), moved, atol=0.02, rtol=0)
+    assert memory.memory.rows.float().mean(0).norm() < 0.5 * plain.float().mean(0).norm(), "noise is not in the memory, the shift is"
     assert Captioner.load(tmp_path / "run").supervision.words() == "text + unpaired image statistics"
     assert recipe.read(tmp_path / "run/recipe.toml")["bridges"][0] == {"name": "mean_shift"}

@@ -117,8 +117,8 @@ def test_the_temperature_is_found_on_text_and_grows_with_how_far_siblings_lie_ap
 def test_a_smaller_memory_is_a_part_of_the_corpus():
     text = Text()
     bridge = fitted(text, size=20, temperature=0.05)
-    assert bridge.rows.shape == (20, DIM) and bridge.rows.dtype == torch.bfloat16
-    assert all((row == text.embeddings.rows.bfloat16()).all(1).any() for row in bridge.rows)
+    assert bridge.memory.rows.shape == (20, DIM) and bridge.memory.rows.dtype == torch.bfloat16
+    assert all((row == text.embeddings.rows.bfloat16()).all(1).any() for row in bridge.memory.rows)
 
 
 @pytest.mark.parametrize(("settings", "message"), [({"temperature": 0}, "above 0"), ({"temperature": "warm"}, "auto"), ({"top_k": -1}, "top_k")])
@@ -141,7 +141,7 @@ def test_a_captioner_keeps_its_memory_and_the_temperature_that_was_chosen(tmp_pa
     trained = train(str(captions_file), tmp_path / "run", backbone=tiny_backbone, bridges=bridges, decoder=DECODER, training=FAST)
     loaded = Captioner.load(tmp_path / "run")
     assert loaded.spec["bridges"][1]["temperature"] == trained.bridges[1].temperature in [round(one, 4) for one in TEMPERATURES]
-    assert loaded.bridges[1].rows.dtype == torch.bfloat16 and loaded.fingerprint == trained.fingerprint
+    assert loaded.bridges[1].memory.rows.dtype == torch.bfloat16 and loaded.fingerprint == trained.fingerprint
     assert loaded.supervision.words() == "text only"
     vectors = torch.randn(4, DIM)
     assert [c.text for c in loaded.caption_embeddings(vectors)] == [c.text for c in trained.caption_embeddings(vectors)]

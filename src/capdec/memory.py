@@ -1,0 +1,95 @@
+"""A memory of captions: unit-length text embeddings that a bridge looks an image up in. Held in bfloat16: 500,000 rows of 512 are 0.5 GB.
+
+It is the corpus' own, or part of it, and travels with the captioner; or it is a folder of embeddings that is named, and a captioner keeps its
+fingerprint alone. A caption of the corpus never sees what was said of its own photo, for an image will not find that either.
+"""
+
+import hashlib
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from capdec.errors import DataError, MismatchError, SettingError
+from capdec.nearest import ROWS
+from capdec.protocols import Condition
+
+if TYPE_CHECKING:
+    from capdec.corpus import Corpus
+
+
+class Memory:
+    """`size` keeps so many captions of the corpus, drawn by `seed` (0: all). `folder` names embeddings that `capdec train` made (--embeddings), of
+    any text and the same backbone, to be used in place of the corpus'.
+
+    Raises SettingError for a size below 0, DataError or MismatchError where the folder's embeddings are not there, of another width, or have changed.
+    """
+
+    def __init__(self, dim: int, size: int = 0, folder: str | None = None, seed: int = 0):
+        if size < 0:
+            raise SettingError(f"size is 0 (all) or more; {size} came.")
+        self.dim, self.size, self.folder, self.seed = dim, size, folder, seed
+        self.rows = torch.empty(0, dim, dtype=torch.bfloat16)
+        self.groups: Tensor | None = None
+        """The photo of each row of the memory."""
+        self.photos: Tensor | None = None
+        """The photo of each row of the corpus."""
+
+    def fit(self, corpus: "Corpus") -> None:
+        ids = {key: place for place, key in enumerate(dict.fromkeys(corpus.pairs.image_ids))}
+        alone = len(ids)  # a caption that belongs to no photo has only itself to leave out
+        self.photos = torch.tensor([alone + row if key is None else ids[key] for row, key in enumerate(corpus.pairs.image_ids)])
+        if self.folder is not None:
+            self.rows = _stored(self.folder, self.dim)
+            return
+        kept = torch.arange(len(corpus))
+        if self.size and self.size < len(corpus):
+            kept = torch.randperm(len(corpus), generator=torch.Generator().manual_seed(self.seed))[: self.size].sort().values
+        self.rows = torch.empty(len(kept), self.dim, dtype=torch.bfloat16)
+        for some in torch.arange(len(kept)).split(ROWS):
+            self.rows[some] = corpus.embeddings[kept[some]].bfloat16()
+        self.groups = self.photos[kept]
+
+    def queries(self, condition: Condition) -> tuple[Float[Tensor, "Q D"], Int[Tensor, "N"] | None, Int[Tensor, "Q"] | None]:
+        """Every row of the condition at unit length, the memory's groups, and which group each may not see: none, where the condition does not say of
+        which rows of the corpus it is made. Raises SettingError where there is no memory yet."""
+        if not len(self.rows):
+            raise SettingError("there is no memory yet: it is there after training, or in a captioner that was loaded.")
+        embeddings = F.normalize(condition.embeddings, dim=-1).flatten(0, 1).float()
+        if condition.rows is None or self.groups is None or self.photos is None:
+            return embeddings, None, None
+        unseen = self.photos[condition.rows.cpu()].repeat_interleave(condition.embeddings.shape[1])
+        return embeddings, self.groups.to(embeddings.device), unseen.to(embeddings.device)
+
+    def tensors(self) -> dict[str, Tensor]:
+        return {"memory": self.rows} if self.folder is None else {"fingerprint": self._fingerprint()}
+
+    def restore(self, tensors: dict[str, Tensor]) -> None:
+        if self.folder is None:
+            self.rows = tensors["memory"].bfloat16()
+            return
+        self.rows = _stored(self.folder, self.dim)
+        if not torch.equal(self._fingerprint(), tensors["fingerprint"].to(torch.uint8)):
+            raise MismatchError(f"the memory in {self.folder} is not the one that this captioner was made with. Name that one, or train again.")
+
+    def _fingerprint(self) -> Tensor:
+        digest = hashlib.sha256(self.rows.contiguous().view(torch.int16).numpy().tobytes()).digest()
+        return torch.tensor(list(digest), dtype=torch.uint8)
+
+
+def _stored(folder: str, dim: int) -> Float[Tensor, "N D"]:
+    files = sorted(Path(folder).glob("[0-9]*[0-9].npy"))
+    if not files:
+        raise DataError(f"{folder} holds no embeddings. Name a folder that `capdec train --embeddings` filled, with the same backbone.")
+    shards = [np.load(file, mmap_mode="r") for file in files]
+    if shards[0].shape[1] != dim:
+        raise MismatchError(f"the memory in {folder} is {shards[0].shape[1]} wide, the backbone's embeddings {dim}. Was it made with another one?")
+    rows, at = torch.empty(sum(map(len, shards)), dim, dtype=torch.bfloat16), 0
+    for shard in shards:
+        rows[at : at + len(shard)] = torch.from_numpy(np.array(shard))
+        at += len(shard)
+    return rows
