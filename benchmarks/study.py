@@ -58,6 +58,10 @@ SWEEPS: dict[str, tuple[recipe.Recipe, dict[str, Sequence[Any]]]] = {
         {"bridges.1.target_cosine": [1.0, 0.65]},
     ),
     "covariance": ({**BASE, "bridges": [{"name": "covariance_noise", "target_cosine": 0.65}]}, {COSINE: [0.8, 0.65]}),
+    "neighbours": (
+        {**BASE, "bridges": [*BASE["bridges"], {"name": "retrieval", "count": 5, "target_cosine": 0.6}]},
+        {COSINE: [0.65]},
+    ),
     "romantic": (styled("romantic"), AS_IT_IS),
     "humorous": (styled("humorous"), AS_IT_IS),
 }
@@ -242,6 +246,7 @@ def tables(folder: Path, cross_fitted: bool) -> None:
     table.add("C3: the same with noise, target cosine 0.65", runs(folder, "shift", "target_cosine=0.65"), chosen)
     for cosine in (0.8, 0.65):
         table.add(f"CLOSE: noise shaped like siblings' differences, {cosine}", runs(folder, "covariance", f"target_cosine={cosine}"), chosen)
+    table.add("five neighbours as further rows (IFCap), noise 0.65, and 0.6 more to look", runs(folder, "neighbours", "target_cosine=0.65"), chosen)
     table.add("DeCap: no noise, photos projected on the captions", runs(folder, "memory", "backbone=mini"), chosen)
     for cosine in (0.8, 0.65):
         table.add(f"noise, target cosine {cosine}, photos projected", runs(folder, "memory_noise", f"target_cosine={cosine}"), chosen)
