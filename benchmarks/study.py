@@ -109,10 +109,13 @@ def unpacked(room: str, folder: Path) -> Path:
 
 
 class Table:
-    """Rows of several runs each: mean over seeds, interval over images and seeds, and the paired difference to a row of comparison."""
+    """Rows of several runs each: mean over seeds, interval over images and seeds, and the paired difference to a row of comparison. Below stands what
+    the rows were given, as their evaluations computed it."""
 
     def __init__(self, title: str, figures: Sequence[str] = ("CIDEr", "BLEU-4", "CLIPScore", "R@1", "unseen nouns")):
         self.figures = figures
+        self.given: dict[str, list[str]] = {}
+        self.after = ""
         self.lines = [f"### {title}", "", f"| captions | {' | '.join(figures)} | difference in {figures[0]} |", f"|---|{'---|' * (len(figures) + 1)}"]
 
     def add(self, name: str, folders: Sequence[Path], against: Sequence[Path] | None = None) -> float:
@@ -125,10 +128,16 @@ class Table:
         if against is not None:
             apart = signed(bootstrap.difference([run[self.figures[0]] for run in runs], [read(folder)[self.figures[0]] for folder in against]))
         self.lines.append(f"| {name} | {' | '.join(cells)} | {apart} |")
+        self.gave(name, folders[0])
         return float(bootstrap.mean_of_runs([run[self.figures[0]] for run in runs])[0])
 
+    def gave(self, name: str, folder: Path, system: str = "itself") -> None:
+        words = json.loads((folder / "manifest.json").read_text(encoding="utf-8"))["supervision"][system]
+        self.given.setdefault(words, []).append(name)
+
     def __str__(self) -> str:
-        return "\n".join([*self.lines, "", ""])
+        said = [f"{'Each row' if len(self.given) == 1 else '; '.join(names)}: *{words}*." for words, names in self.given.items()]
+        return "\n".join([*self.lines, "", "Given. " + " ".join(said), "", *([self.after, ""] if self.after else [])]) + "\n"
 
 
 def signed(one: bootstrap.Difference) -> str:
@@ -204,6 +213,7 @@ def tables(folder: Path, cross_fitted: bool) -> None:
         found = [everything[name][figure] for figure in table.figures]
         cells = [f"{one['value']:.1f}" + (f" [{one['low']:.1f}, {one['high']:.1f}]" if "low" in one else "") for one in found]
         table.lines.append(f"| {name} | {' | '.join(cells)} | |")
+        table.gave(name, chosen[0].parent / "dev-baselines", name)
     table.add("no noise", none)
     table.add("noise, target cosine 0.65: chosen by calibration CIDEr, and by siblings on text alone", chosen, none)
     table.add("told from photos: pairs, no noise (in-sample)", runs(folder, "pairs", "backbone=mini"), none)
@@ -287,7 +297,7 @@ def fold_table(folder: Path, longer: bool) -> Table:
         said = f"Of the way from no noise to pairs, text alone goes {share:.0f} % [{bounds.low:.0f}, {bounds.high:.0f}]."
     else:
         said = f"Pairs are not better than no noise ({signed(way)}), so no share can be told. Text alone is {signed(ahead)} from pairs."
-    table.lines.append(f"\n{said}")
+    table.after = said
     return table
 
 
