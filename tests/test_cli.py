@@ -159,6 +159,18 @@ def test_scores_of_a_file_are_shown_with_what_was_not_computed(run, tmp_path):
 DATA = Path(__file__).parent / "data"
 
 
+def test_a_backbone_is_told_by_what_is_in_its_folder(tmp_path):
+    from capdec.backbones.openai import OpenAI
+    from capdec.cli import _part
+
+    OpenAI.tiny(tmp_path / "clip")
+    assert _part("backbones", str(tmp_path / "clip")) == {"name": "openai", "model": str(tmp_path / "clip")}
+    assert _part("backbones", "timm/resnet50x4_clip.openai") == {"name": "openai", "model": "timm/resnet50x4_clip.openai"}
+    assert _part("backbones", "google/siglip2-base-patch16-224@abc") == {
+        "name": "huggingface", "model": "google/siglip2-base-patch16-224", "revision": "abc",
+    }  # fmt: skip
+
+
 def test_a_benchmark_in_groups_is_evaluated_and_scored_group_by_group(run, captioner_folder, tmp_path):
     nocaps = ("--annotations", DATA / "nocaps/nocaps_val_4500_captions.json", "--partial", "--metrics", "coco_scores")
     done = run("evaluate", captioner_folder, "--dataset", "nocaps", *nocaps, "--images", DATA / "nocaps", "--output", tmp_path / "out")

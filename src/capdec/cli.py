@@ -147,6 +147,8 @@ def _part(kind: str, text: str) -> str | dict[str, Any]:
         return text
     if kind == "backbones" and (Path(text) / "mini.safetensors").is_file():
         return {"name": "mini", "folder": text}
+    if kind == "backbones" and (text.startswith("timm/") or (Path(text) / "open_clip_config.json").is_file()):
+        return {"name": "openai", "model": text}
     if "/" in text or Path(text).is_dir():
         model, _, revision = text.partition("@")
         return {"name": "huggingface" if kind == "backbones" else "prefix_lm", "model": model, **({"revision": revision} if revision else {})}
