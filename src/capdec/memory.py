@@ -38,6 +38,8 @@ class Memory:
         """The photo of each row of the memory."""
         self.photos: Tensor | None = None
         """The photo of each row of the corpus."""
+        self.kept: Tensor | None = None
+        """The row of the corpus that each row of the memory is."""
 
     def fit(self, corpus: "Corpus") -> None:
         ids = {key: place for place, key in enumerate(dict.fromkeys(corpus.pairs.image_ids))}
@@ -52,7 +54,7 @@ class Memory:
         self.rows = torch.empty(len(kept), self.dim, dtype=torch.bfloat16)
         for some in torch.arange(len(kept)).split(ROWS):
             self.rows[some] = corpus.embeddings[kept[some]].bfloat16()
-        self.groups = self.photos[kept]
+        self.kept, self.groups = kept, self.photos[kept]
 
     def queries(self, condition: Condition) -> tuple[Float[Tensor, "Q D"], Int[Tensor, "N"] | None, Int[Tensor, "Q"] | None]:
         """Every row of the condition at unit length, the memory's groups, and which group each may not see: none, where the condition does not say of
