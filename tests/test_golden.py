@@ -60,6 +60,32 @@ def test_the_example_of_coco_caption():
     assert len(captions) == 1000 and found == pytest.approx({name: expected[name] for name in found}, abs=0.051)
 
 
+@golden("captions_val2014_fakecap_results.json", "dataset_coco.json")
+def test_the_part_of_that_example_that_is_in_karpathys_val_and_test():
+    captions = scoring.read_predictions(FOLDER / "captions_val2014_fakecap_results.json")
+    references = {}
+    for split in ("val", "test"):
+        dataset = open_dataset({"name": "coco", "path": str(FOLDER / "dataset_coco.json"), "split": split})
+        references |= {key: one.captions for key, one in scoring.read_references(dataset).items() if key in captions}
+    found = figures({key: captions[key] for key in references}, references)
+    expected = {"BLEU-1": 56.7543, "BLEU-2": 38.1649, "BLEU-3": 25.2586, "BLEU-4": 16.5193, "ROUGE-L": 38.067, "CIDEr": 56.6958, "METEOR": 18.5651}
+    assert len(references) == 251 and found == pytest.approx({name: expected[name] for name in found}, abs=6e-4)
+
+
+@golden("dataset_coco.json")
+@pytest.mark.parametrize(
+    ("said", "expected"),
+    [
+        ("a man", {"CIDEr": 2.78}),
+        ("a man riding a wave on top of a surfboard", {"BLEU-1": 44.0, "BLEU-4": 7.4, "METEOR": 11.2, "ROUGE-L": 34.3, "CIDEr": 6.72}),
+    ],
+)
+def test_one_caption_for_all_of_coco(said, expected):
+    examples = scoring.read_references(open_dataset({"name": "coco", "path": str(FOLDER / "dataset_coco.json"), "split": "test"}))
+    found = figures(dict.fromkeys(examples, said), {key: one.captions for key, one in examples.items()})
+    assert {key: found[key] for key in expected if key in found} == pytest.approx({k: v for k, v in expected.items() if k in found}, abs=0.051)
+
+
 @golden("good_captions.json", "bad_captions.json", "refs.json")
 @pytest.mark.parametrize(
     ("name", "expected"),
