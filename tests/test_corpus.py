@@ -72,3 +72,11 @@ def test_files_are_recognised_and_an_unknown_one_says_what_is_known(tmp_path):
     (tmp_path / "captions.doc").write_text("a dog")
     with pytest.raises(SettingError, match=r"\.jsonl"):
         open_dataset(str(tmp_path / "captions.doc"))
+
+
+def test_captions_that_are_cut_are_counted_once_for_all_batches(tmp_path, backbone):
+    path = tmp_path / "long.txt"
+    path.write_text("\n".join("a dog and " * 30 + str(n) for n in range(1030)))
+    with pytest.warns(UserWarning) as caught:
+        embed(read_pairs(open_dataset(str(path))), backbone, tmp_path / "store")
+    assert [str(one.message) for one in caught] == ["1030 of 1030 captions are longer than the backbone reads: their ends were cut."]

@@ -3,6 +3,7 @@
 import io
 import os
 import sys
+import warnings
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -22,11 +23,13 @@ os.environ.setdefault("TOKENIZERS_PARALLELISM", "true")
 
 
 class _Group(click.Group):
-    """Errors raised on purpose become one line and exit status 2."""
+    """Errors raised on purpose become one line and exit status 2; a warning is a line too, without the place in the code."""
 
     def invoke(self, context: click.Context) -> Any:
         try:
-            return super().invoke(context)
+            with warnings.catch_warnings():
+                warnings.showwarning = lambda message, *_, **__: click.echo(f"Note: {message}", err=True)
+                return super().invoke(context)
         except CapdecError as error:
             click.echo(f"Error: {error}", err=True)
             context.exit(2)

@@ -202,7 +202,12 @@ def embed(pairs: Pairs, backbone: Backbone, folder: Path | str, progress: Callab
     def encode(start: int, end: int) -> Tensor:
         return backbone.encode_text(pairs.sources[start:end], normalize=False)
 
-    _fill(Path(folder), backbone, {"text": _digest(pairs.sources)}, len(pairs), encode, progress)
+    before = getattr(backbone, "truncated", 0)
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", r"\d+ of \d+ captions", UserWarning)  # of each batch; here is one of all
+        _fill(Path(folder), backbone, {"text": _digest(pairs.sources)}, len(pairs), encode, progress)
+    if cut := getattr(backbone, "truncated", 0) - before:
+        warnings.warn(f"{cut} of {len(pairs)} captions are longer than the backbone reads: their ends were cut.", stacklevel=2)
     return Corpus(pairs, Embeddings(Path(folder), len(pairs), backbone.dim))
 
 
