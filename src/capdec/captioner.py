@@ -39,7 +39,8 @@ FORMAT = 1
 class Captioner:
     """`spec` is the recipe's tables of the parts: {"backbone": ..., "bridges": [...], "decoder": ...}, from which `load` builds them again.
     `text` names the datasets whose captions it learned from, as far as that is known; `given` is what training was given beside text; `recipe` is
-    training's, where it was loaded from a folder that holds one."""
+    training's, where it was loaded from a folder that holds one. `normalize = false` gives the decoder image embeddings at their own length: for
+    checkpoints of others that were trained so."""
 
     def __init__(
         self,
@@ -51,9 +52,10 @@ class Captioner:
         text: Iterable[str] = (),
         given: Supervision = Supervision(0),  # noqa: B008
         recipe: dict[str, Any] | None = None,
+        normalize: bool = True,
     ):
         self.backbone, self.bridges, self.decoder, self.spec = backbone, list(bridges), decoder, spec
-        self.decoding, self.text, self.given, self.recipe = decoding or Decoding(), tuple(text), given, recipe
+        self.decoding, self.text, self.given, self.recipe, self.normalize = decoding or Decoding(), tuple(text), given, recipe, normalize
 
     @property
     def fingerprint(self) -> str:
@@ -90,7 +92,7 @@ class Captioner:
         rest = iter(images)
         while taken := list(itertools.islice(rest, batch)):
             opened = [open_image(image, at_most=LONGEST_SIDE) if isinstance(image, str | Path) else upright(image) for image in taken]
-            found += self._generate(self.backbone.encode_image(opened), decoding or self.decoding, start + len(found))
+            found += self._generate(self.backbone.encode_image(opened, self.normalize), decoding or self.decoding, start + len(found))
         return found
 
     def caption_embeddings(
@@ -101,9 +103,9 @@ class Captioner:
         backbone: str | None = None,
         start: int = 0,
     ) -> list[Caption]:
-        """Captions straight from stored image embeddings, of any length and precision; no photo is needed. `backbone`, where given, is the
-        fingerprint or name of what made them; `start` as in `caption`. Raises MismatchError for embeddings of another
-        width or backbone."""
+        """Captions straight from stored image embeddings, of any length (unless `normalize` is false) and precision; no photo is needed. `backbone`,
+        where given, is the fingerprint or name of what made them; `start` as in `caption`. Raises MismatchError for embeddings of another width or
+        backbone."""
         vectors = torch.as_tensor(embeddings).float()
         if vectors.ndim not in (2, 3) or vectors.shape[-1] != self.backbone.dim:
             raise MismatchError(
@@ -121,7 +123,7 @@ class Captioner:
         return found
 
     def _generate(self, embeddings: Tensor, decoding: Decoding, start: int) -> list[Caption]:
-        condition = Condition.of(F.normalize(embeddings, dim=-1).cpu())
+        condition = Condition.of((F.normalize(embeddings, dim=-1) if self.normalize else embeddings).cpu())
         generator = torch.Generator().manual_seed(decoding.seed + start)
         for bridge in self.bridges:
             condition = bridge.from_image(condition, generator)
@@ -142,7 +144,7 @@ class Captioner:
         config = {
             "format_version": FORMAT, "capdec": capdec.__version__, **self.spec, "dim": self.backbone.dim,
             "backbone_fingerprint": self.backbone.fingerprint, "text": list(self.text), "given": [flag.name for flag in self.given],
-            "supervision": self.supervision.words(), "decoding": asdict(self.decoding),
+            "supervision": self.supervision.words(), "decoding": asdict(self.decoding), "normalize": self.normalize,
         }  # fmt: skip
         write_json(folder / "config.json", config)
 
@@ -189,7 +191,8 @@ class Captioner:
             given |= Supervision[flag]
         recipe = recipes.read(folder / "recipe.toml") if (folder / "recipe.toml").is_file() else None
         decoding = Decoding(**config["decoding"])
-        return cls(backbone, bridges, decoder.eval().to(device), spec, decoding, config.get("text", ()), given, recipe)
+        normalize = config.get("normalize", True)
+        return cls(backbone, bridges, decoder.eval().to(device), spec, decoding, config.get("text", ()), given, recipe, normalize)
 
     def push_to_hub(self, repository: str, folder: Path | str, private: bool = False) -> str:
         """Uploads a saved folder (weights, card and scores) to the Hugging Face hub and returns its address. Raises MissingExtra."""

@@ -540,6 +540,23 @@ def gap(backbone: str, captions: str, photos: str | None, output: Path, picture:
     click.echo(f"What trains best, still on text alone: capdec sweep {captions} --output out/sweep\nWritten to {output}")
 
 
+@main.command("import-checkpoint")
+@click.argument("file")
+@click.option("--format", "kind", required=True, type=click.Choice(["clipcap", "capdec"]), help="Whose the file is.")
+@click.option("--output", required=True, type=click.Path(file_okay=False, path_type=Path), help="The captioner's folder.")
+@click.option("--backbone", required=True, help="What it was trained with: a hub id or folder (CapDec: timm/resnet50x4_clip.openai).")
+@click.option("--language-model", default="openai-community/gpt2", show_default=True, help="For the tokenizer and the sizes: a hub id or a folder.")
+@click.option("--mapper-heads", default=8, show_default=True, help="Attention heads of a transformer mapper, which no shape says.")
+@click.option("--text-only", is_flag=True, help="A file of ClipCap's format that was trained on text alone.")
+def import_checkpoint(file: str, kind: Any, output: Path, backbone: str, language_model: str, mapper_heads: int, text_only: bool) -> None:
+    """Read the weights that authors released (a state dict, FILE) into a captioner's folder. No code in FILE is run."""
+    from capdec.import_checkpoint import import_checkpoint as run
+
+    given = _part("backbones", backbone)
+    captioner = run(file, output, kind=kind, backbone=given, language_model=language_model, mapper_heads=mapper_heads, paired=not text_only)
+    click.echo(f"Read: {output}   decoder: {captioner.spec['decoder']}\nTry it:  capdec caption PHOTO... --captioner {output}")
+
+
 @main.command()
 @click.argument("folder", required=False)
 @click.option("--output", default="out/demo.html", show_default=True, type=click.Path(dir_okay=False, path_type=Path), help="The gallery.")

@@ -76,14 +76,15 @@ def evaluate(
     if lacking := [key for key, example in examples.items() if example.open_image is None]:
         where = getattr(photos, "source", "Name the photos' folder (--images).")
         raise DataError(f"evaluation needs photos, and {len(lacking)} of {len(examples)} examples have none ({lacking[0]} ...). {where}")
-    vectors, read = _embedded(captioner.backbone, examples, Path(embeddings or folder / "embeddings"), partial)
+    vectors, lengths, read = _embedded(captioner.backbone, examples, Path(embeddings or folder / "embeddings"), partial)
     left_out = getattr(photos, "left_out", 0) + len(examples) - len(read)
     examples = {key: examples[key] for key in read}
     ids = list(examples)
     references = {key: example.captions for key, example in examples.items()}
     what = {"captioner": captioner.fingerprint, "images": scoring.digest(references), "decoding": asdict(decoding)}
 
-    said = _captioned(captioner, ids, vectors, decoding, folder / ".captions.jsonl", what, batch)
+    told = vectors if captioner.normalize else vectors * lengths.unsqueeze(1)
+    said = _captioned(captioner, ids, told, decoding, folder / ".captions.jsonl", what, batch)
     systems = {"itself": dict(zip(ids, (caption.text for caption in said), strict=True))}
     systems |= _baselines(baselines, systems["itself"], vectors, captioner.backbone, texts, seed)
 
@@ -137,15 +138,15 @@ def _digest(texts: Sequence[str]) -> str:
     return hashlib.sha256("\0".join(texts).encode()).hexdigest()[:16]
 
 
-def _embedded(backbone: Backbone, examples: dict[str, Example], folder: Path, partial: bool) -> tuple[Tensor, list[str]]:
-    """Embeddings of the photos, and the ids of those that could be opened: all, unless `partial`."""
+def _embedded(backbone: Backbone, examples: dict[str, Example], folder: Path, partial: bool) -> tuple[Tensor, Tensor, list[str]]:
+    """Unit-length embeddings of the photos, their lengths before, and the ids of those that could be opened: all, unless `partial`."""
     photos = Photos(list(examples), [example.open_image for example in examples.values() if example.open_image is not None])
     with Progress("embedding photos", len(photos.ids)) as progress:
         found, rows = embed_photos(photos, backbone, folder, lambda done, _: progress.update(done))
     if (unread := [key for key in photos.ids if key not in rows]) and not (partial and rows):
         named = ", ".join(unread[:200])
         raise DataError(f"{len(unread)} of {len(photos.ids)} photos could not be opened: {named}. Mend them, or leave them out (--partial).")
-    return found[torch.arange(len(found))], list(rows)
+    return found[torch.arange(len(found))], torch.from_numpy(found.norms), list(rows)
 
 
 def _captioned(

@@ -23,6 +23,7 @@ from capdec.tokens import pad
 class PrefixLM(nn.Module):
     """`model` is a hub id or a folder in the hub's format; `pretrained=False` takes its configuration and tokenizer only and starts from random
     weights. `language_model="frozen"` trains the mapper alone. The defaults are CapDec's: a transformer mapper of 8 layers, 40 vectors in, 40 out.
+    `end` is a token that ends captions and is part of them, as the period was of ClipCap's and CapDec's, in place of the end-of-text token.
 
     Raises MissingExtra without transformers, DataError where the model cannot be had, SettingError where it has no end-of-text token.
     """
@@ -40,12 +41,13 @@ class PrefixLM(nn.Module):
         mapper_layers: int = 8,
         mapper_heads: int = 8,
         max_tokens: int = 64,
+        end: str | None = None,
     ):
         super().__init__()
         if language_model not in ("tuned", "frozen"):
             raise SettingError(f"language_model is 'tuned' or 'frozen', not {language_model!r}.")
         self.dim, self.model, self.revision, self.pretrained = dim, model, revision, pretrained
-        self.frozen, self.max_tokens = language_model == "frozen", max_tokens
+        self.frozen, self.max_tokens, self.end = language_model == "frozen", max_tokens, end
         sizes = {"prefix": prefix, "clip_length": clip_length, "layers": mapper_layers, "heads": mapper_heads}
         self.mapper_settings: dict[str, Any] = {"kind": mapper, "dim": dim, **sizes}
         self.tokenizer: Any = None
@@ -105,7 +107,7 @@ class PrefixLM(nn.Module):
 
     def log_prob(self, condition: Condition, captions: Sequence[str], label_smoothing: float = 0.0) -> LogProb:
         self._ready()
-        rows = [[*ids[: self.max_tokens - 1], self.tokenizer.eos_token_id] for ids in self._tokens(captions)]
+        rows = [[*ids[: self.max_tokens - 1], self._end()] for ids in self._tokens([self._without_end(caption) for caption in captions])]
         device = self.lm.device
         lengths = torch.tensor([len(row) for row in rows], device=device)
         targets = pad(rows).to(device)  # (B, T)
@@ -127,11 +129,25 @@ class PrefixLM(nn.Module):
             return []
         was_training = self.training
         self.eval()
-        found = search(_Steps(self, condition), decoding, self.tokenizer.eos_token_id)
+        found = search(_Steps(self, condition), decoding, self._end())
         self.train(was_training)
-        return [
-            [Caption(self.tokenizer.decode(one.tokens, skip_special_tokens=True).strip(), one.score, one.tokens) for one in image] for image in found
-        ]
+        return [[Caption(self._said(one.tokens), one.score, one.tokens) for one in image] for image in found]
+
+    def _end(self) -> int:
+        """The token that ends a caption. Raises SettingError where `end` is more than one."""
+        if self.end is None:
+            return int(self.tokenizer.eos_token_id)
+        ids = self._tokens([self.end])[0]
+        if len(ids) != 1:
+            raise SettingError(f"end = {self.end!r} is {len(ids)} tokens of this language model's, and one is wanted.")
+        return int(ids[0])
+
+    def _without_end(self, caption: str) -> str:
+        return caption if self.end is None else caption.rstrip().removesuffix(self.end).rstrip()
+
+    def _said(self, tokens: Sequence[int]) -> str:
+        text = self.tokenizer.decode(list(tokens), skip_special_tokens=True).strip()
+        return text if self.end is None else text + self.end
 
     def _ready(self) -> None:
         if self.tokenizer is None:
