@@ -81,6 +81,10 @@ def test_paths_come_from_stdin_too(run, captioner_folder, photos):
         (("score", "c.txt", "--references", "nowhere.json"), "nowhere.json does not exist"),
         (("score", "c.txt", "--references", "broken.json"), "is the file whole?"),
         (("sweep", "--output", "out"), "no captions were named"),
+        (("sweep", "c.txt", "--output", "out", "--split", "val"), "--split say something of --dataset"),
+        (("evaluate", "--split", "test"), "no photos were named"),
+        (("evaluate", "--dataset", "c.txt", "--memory-name", "coco"), "--memory-name coco names the text of --memory"),
+        (("caption", "x.jpg", "--rerank", "clip"), "among several captions"),
         (("sweep", "c.txt", "--output", "out", "--seeds", "a"), "--seeds takes numbers"),
         (("gap", "--captions", "c.txt", "--picture", "gap.xyz"), "png"),
         (("train", "--recipe", "broken.json", "--output", "out"), "is not TOML"),
@@ -169,6 +173,19 @@ def test_a_backbone_is_told_by_what_is_in_its_folder(tmp_path):
     assert _part("backbones", "google/siglip2-base-patch16-224@abc") == {
         "name": "huggingface", "model": "google/siglip2-base-patch16-224", "revision": "abc",
     }  # fmt: skip
+
+
+def test_a_setting_of_the_default_bridge_can_be_given_without_a_recipe(run, captions_file, tiny_backbone, tmp_path):
+    words = [f"backbone={json.dumps(tiny_backbone)}", f"decoder={json.dumps(DECODER)}", "training.steps=2", "training.batch=8"]
+    words = [word for one in (*words, "training.held_out=0.2") for word in ("--set", one)]
+    done = run("train", captions_file, "--output", tmp_path / "std", *words, "--set", "bridges.0.std=0.1")
+    assert done.exit_code == 0 and json.loads((tmp_path / "std/config.json").read_text())["bridges"] == [{"name": "gaussian_noise", "std": 0.1}]
+    done = run(
+        "sweep", captions_file, "--output", tmp_path / "sweep", *words, "--set", "bridges.0.distribution=uniform", "--over", "training.clip=[1, 2]"
+    )
+    assert done.exit_code == 0, done.output
+    noise = json.loads((tmp_path / "sweep/clip=1,seed=0/config.json").read_text())["bridges"]
+    assert noise == [{"name": "gaussian_noise", "target_cosine": 0.5, "distribution": "uniform"}]
 
 
 def test_a_benchmark_in_groups_is_evaluated_and_scored_group_by_group(run, captioner_folder, tmp_path):

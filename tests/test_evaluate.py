@@ -143,5 +143,8 @@ def test_a_captioners_own_folder_is_not_written_into(tmp_path, tiny_captioner, s
 
 def test_a_memory_without_a_name_may_be_of_the_target_domain(tmp_path, tiny_captioner, shard, memory):
     words = evaluate(tiny_captioner, shard, tmp_path / "out", memory=memory["path"], **FAST)["supervision"]
-    assert words["constant"] == "text only (more may be so: the memory has no name)" and "more may be" not in words["itself"]
+    assert words["constant"] == "text only (more may be so: the memory has no name)"
+    assert words["itself"].endswith("(more may be so: the text it learned from has no name)"), "a file without a name may be of the same dataset"
+    tiny_captioner.text = ("elsewhere",)
+    assert "more may be" not in evaluate(tiny_captioner, shard, tmp_path / "named", memory=memory, **FAST)["supervision"]["itself"]
     assert read(tmp_path / "out")[2]["memory"]["digest"]

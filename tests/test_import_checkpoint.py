@@ -108,8 +108,8 @@ def test_a_released_file_says_what_its_makers_code_says(tmp_path, released, lang
             with torch.no_grad():
                 found = captioner.decoder.log_prob(Condition.of(embeddings), [text] * 4).total
             torch.testing.assert_close(found, original(state, language_model, embeddings, tokens), atol=1e-4, rtol=1e-4)
-    captions = loaded.caption_embeddings(embeddings, Decoding("greedy", max_tokens=6))
-    assert all(caption.text.endswith(".") for caption in captions)
+    captions = loaded.caption_embeddings(embeddings, Decoding("greedy", max_tokens=40))
+    assert all(caption.text.endswith(".") == (len(caption.tokens) < 40) for caption in captions), "what was cut off has no period"
     lengths = [[c.text for c in loaded.caption_embeddings(embeddings * scale, Decoding("greedy", max_tokens=12))] for scale in (1, 50)]
     assert (lengths[0] == lengths[1]) == (kind == "capdec"), "ClipCap reads embeddings at their own length, CapDec at unit length"
     assert loaded.supervision.words() == ("text + pairs" if kind == "clipcap" else "text only")
@@ -122,6 +122,11 @@ def test_it_is_a_command(tmp_path, released, language_model, tiny_backbone):
     done = CliRunner().invoke(main, [str(word) for word in words])
     assert done.exit_code == 0, done.output
     assert json.loads((tmp_path / "out/config.json").read_text())["normalize"] is True
+    again = CliRunner().invoke(main, [str(word) for word in words])
+    assert again.exit_code == 2 and "holds a captioner already" in again.output
+    words[words.index("--output") + 1] = tmp_path / "told"
+    assert CliRunner().invoke(main, [str(word) for word in (*words, "--pairs", "--text", "coco")]).exit_code == 0
+    assert Captioner.load(tmp_path / "told").supervision_on("coco").words() == "text + target-domain text + pairs"
 
 
 class Evil:

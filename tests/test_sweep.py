@@ -69,6 +69,12 @@ def test_a_noise_that_is_tried_takes_the_place_of_the_recipes(tmp_path, recipe):
     assert tomllib.loads((tmp_path / "out/best.toml").read_text())["bridges"] == [{"name": "gaussian_noise", "std": 0.1}]
 
 
+def test_a_noise_without_a_cosine_of_its_own_is_swept_by_its_scale(tmp_path, recipe):
+    plan = {**recipe, "bridges": [{"name": "covariance_noise", "target_cosine": 0.5}]}
+    points = sweep(plan, tmp_path / "out", {"bridges.0.scale": [0.5, 1.0]})
+    assert [point["settings"]["bridges.0.scale"] for point in points] == [0.5, 1.0] and "target_cosine" not in points[0]
+
+
 def test_what_it_is_to_be_scored_on_is_looked_at_before_anything_is_trained(tmp_path, recipe, shard):
     with pytest.raises(SettingError, match="CIDEr"):
         sweep(recipe, tmp_path / "out", dataset=shard, metric="CLIPScore")

@@ -69,6 +69,32 @@ def test_no_image_is_ever_looked_at(tmp_path, tiny_backbone, captions_file, monk
     assert captioner.supervision.words() == "text only"
 
 
+@pytest.mark.parametrize(
+    "bridge", [{"name": "mean_shift"}, {"name": "gaussian_noise", "std": 0.0, "modality_offset": True}], ids=lambda one: one["name"]
+)
+def test_held_out_text_is_scored_where_the_decoder_learned_to_read_it(tmp_path, tiny_backbone, captions_file, photos, bridge, monkeypatch):
+    """Text moves as text does: the images' mean would be subtracted from it otherwise."""
+    plan = {"backbone": tiny_backbone, "decoder": DECODER, "training": FAST, "unpaired_photos": photos}
+    made = train(str(captions_file), tmp_path / "run", bridges=[bridge], **plan)
+    log_prob, asked = type(made.decoder).log_prob, []
+    monkeypatch.setattr(type(made.decoder), "log_prob", lambda self, condition, *rest: asked.append(condition) or log_prob(self, condition, *rest))
+    data = _held_out_data(captions_file, tiny_backbone, tmp_path / "rows")
+    data.evaluate(made.decoder, made.bridges, settings(FAST))
+    clean = data.corpus.condition(data.own)
+    torch.testing.assert_close(asked[0].embeddings, made.bridges[0].from_text(clean, None).embeddings)
+    assert (asked[0].embeddings - made.bridges[0].from_image(clean, None).embeddings).abs().max() > 0.01
+
+
+def _held_out_data(captions_file, tiny_backbone, folder):
+    from capdec import parts
+    from capdec.corpus import embed, open_dataset, read_pairs
+    from capdec.train import _Data, _held_out
+
+    corpus = embed(read_pairs(open_dataset(str(captions_file))), parts.build("backbones", tiny_backbone), folder)
+    learn, held = corpus.split(0.2, 0)
+    return _Data(corpus, learn, *_held_out(corpus, held), siblings_of={}, images=None)
+
+
 def test_held_out_photos_are_not_learned_from(tmp_path, tiny_backbone, captions_file):
     from capdec import parts
     from capdec.corpus import embed, open_dataset, read_pairs

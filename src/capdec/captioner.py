@@ -61,6 +61,7 @@ class Captioner:
     def fingerprint(self) -> str:
         """Equal for two captioners exactly if they have the same parts and weights."""
         digest = hashlib.sha256(json.dumps([self.backbone.fingerprint, self.spec["bridges"], self.spec["decoder"]], sort_keys=True).encode())
+        digest.update(b"" if self.normalize else b"not normalised")
         for name, tensor in self._tensors().items():
             digest.update(name.encode() + tensor.detach().cpu().reshape(-1).view(torch.uint8).numpy().tobytes())
         return digest.hexdigest()[:16]
@@ -205,6 +206,15 @@ class Captioner:
         api = HfApi()
         api.create_repo(repository, private=private, exist_ok=True)
         return str(api.upload_folder(repo_id=repository, folder_path=str(folder), ignore_patterns=["training/*", "embeddings/*"]))
+
+
+def located(spec: str | dict[str, Any], backbone: Backbone) -> str | dict[str, Any]:
+    """The backbone's table with what finds the same one again from anywhere: the hub's commit, a folder's whole path."""
+    if isinstance(spec, str):
+        return spec
+    local = {key: str(Path(value).resolve()) for key, value in spec.items() if key in ("folder", "model") and Path(str(value)).is_dir()}
+    revision = getattr(backbone, "revision", None)
+    return {**spec, **local, **({"revision": revision} if revision else {})}
 
 
 def supervision_on(dataset: str | None, text: Iterable[str], backbone: Backbone | None, given: Supervision) -> Supervision:

@@ -4,7 +4,7 @@ import io
 import os
 import sys
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -201,7 +201,8 @@ def train(
     table |= {key: value for key, value in given.items() if value is not None}
     table |= {key: _part(f"{key}s", value) for key, value in (("backbone", backbone), ("decoder", decoder)) if value is not None}
     short = {"training.steps": steps, "training.dtype": dtype}
-    table = recipe.override(table, [*(f"{key}={value}" for key, value in short.items() if value is not None), *assignments])
+    assignments = (*(f"{key}={value}" for key, value in short.items() if value is not None), *assignments)
+    table = recipe.override(_with_a_bridge(table, [one.partition("=")[0] for one in assignments], "auto"), assignments)
     known = [
         "captions",
         "sources",
@@ -269,8 +270,8 @@ def _spec(given: dict[str, Any], default: str | dict[str, Any] | None = None) ->
         table = {"path": asked, **settings}
     else:
         table = {"name": asked, **settings} if asked else {**({"path": default} if isinstance(default, str) else default or {}), **settings}
-    if not table:
-        return table
+    if not (asked or table.get("name") or table.get("path")):
+        return {}
     name = table.get("name") or dataset_part(table.get("path", ""))
     part = parts.find("datasets", name)
     if "path" not in table:
@@ -285,6 +286,14 @@ def _of_groups(system: str, groups: dict[str, dict[str, Any]]) -> dict[str, dict
 def _of_how_many(scores: dict[str, Any], what: str) -> str:
     left_out = f", {scores['left_out']} of the split left out: its figures do not compare with those of the whole" if scores["left_out"] else ""
     return f"{scores['n']} {what}{left_out}"
+
+
+def _with_a_bridge(table: dict[str, Any], keys: Sequence[str], cosine: float | str) -> dict[str, Any]:
+    """The recipe with CapDec's bridge, where it names none and `keys` are to change it: at this target cosine, if they do not set the noise."""
+    if "bridges" in table or not any(key.startswith("bridges.0.") for key in keys):
+        return table
+    noisy = any(key in ("bridges.0.std", "bridges.0.variance", "bridges.0.target_cosine", "bridges.0.name") for key in keys)
+    return {**table, "bridges": [{"name": "gaussian_noise", **({} if noisy else {"target_cosine": cosine})}]}
 
 
 def _judge(name: str | None, device: str) -> "Backbone | None":
@@ -356,6 +365,8 @@ def evaluate(
     if not dataset:
         raise SettingError("no photos were named. Give --dataset: captioned photos, or a benchmark's name with --annotations and --images.")
     loaded = Captioner.load(captioner, device, own_parts=own_parts)
+    if memory_name and not memory:
+        raise SettingError(f"--memory-name {memory_name} names the text of --memory, and none was given.")
     text = {"path": memory, **({"dataset": memory_name} if memory_name else {})} if memory else asked.get("memory")
     chosen = metrics.split(",") if metrics else asked.get("metrics", scoring.METRICS)
     decoding = _decoding_of(loaded.decoding, given)
@@ -479,6 +490,7 @@ def sweep(
     from capdec.sweep import sweep as run
 
     table = recipe.read(recipe_file) if recipe_file else {}
+    table = _with_a_bridge(table, [one.partition("=")[0] for one in assignments], 0.5)
     table = recipe.override({**table, **({"captions": corpus} if corpus else {})}, assignments)
     table = {"bridges": [{"name": "gaussian_noise", "target_cosine": 0.5}], **table}
     table.pop("evaluation", None)  # its dataset is the one to be scored once, in the end
@@ -489,19 +501,16 @@ def sweep(
     tried = dict(recipe.read_assignment(one) for one in over)
     if wrong := [key for key, values in tried.items() if not isinstance(values, list)]:
         raise SettingError(f"--over takes a list, for example bridges.0.std=[0.05, 0.1]; that of {', '.join(wrong)} is none.")
+    idle = [f"--{key}" for key in ("annotations", "images", "split", "style", "name", "partial") if given[key] and not given["dataset"]]
+    if idle:
+        raise SettingError(f"{', '.join(idle)} say something of --dataset, and none was given.")
     dataset = _spec(given) if given["dataset"] else None
     own = generation.settings(table.get("decoding", {}))
     asked = _decoding_of(own, given)
     points = run(
-        table,
-        output,
-        tried or None,
-        seeds=[int(seed) for seed in seeds.split(",")],
-        dataset=dataset,
-        metric=metric,
-        decoding=None if asked == own else asked,
-        device=device,
-    )
+        table, output, tried or None, seeds=[int(seed) for seed in seeds.split(",")], dataset=dataset, metric=metric,
+        decoding=None if asked == own else asked, device=device, partial=given["partial"],
+    )  # fmt: skip
     for point in points:
         shown = ", ".join(f"{key} = {value}" for key, value in point["settings"].items()) or "as it is"
         spread = f" [{point['low']:.2f}, {point['high']:.2f}]" if "low" in point else ""
@@ -547,13 +556,18 @@ def gap(backbone: str, captions: str, photos: str | None, output: Path, picture:
 @click.option("--backbone", required=True, help="What it was trained with: a hub id or folder (CapDec: timm/resnet50x4_clip.openai).")
 @click.option("--language-model", default="openai-community/gpt2", show_default=True, help="For the tokenizer and the sizes: a hub id or a folder.")
 @click.option("--mapper-heads", default=8, show_default=True, help="Attention heads of a transformer mapper, which no shape says.")
-@click.option("--text-only", is_flag=True, help="A file of ClipCap's format that was trained on text alone.")
-def import_checkpoint(file: str, kind: Any, output: Path, backbone: str, language_model: str, mapper_heads: int, text_only: bool) -> None:
+@click.option("--pairs/--text-only", default=None, help="What it was trained on.  [default: ClipCap on pairs, CapDec on text alone]")
+@click.option(
+    "--text", multiple=True, metavar="DATASET", help="Of which datasets its captions were (coco, say): scores on them are of its own domain."
+)
+def import_checkpoint(
+    file: str, kind: Any, output: Path, backbone: str, language_model: str, mapper_heads: int, pairs: bool | None, text: tuple[str, ...]
+) -> None:
     """Read the weights that authors released (a state dict, FILE) into a captioner's folder. No code in FILE is run."""
     from capdec.import_checkpoint import import_checkpoint as run
 
     given = _part("backbones", backbone)
-    captioner = run(file, output, kind=kind, backbone=given, language_model=language_model, mapper_heads=mapper_heads, paired=not text_only)
+    captioner = run(file, output, kind=kind, backbone=given, language_model=language_model, mapper_heads=mapper_heads, paired=pairs, text=text)
     click.echo(f"Read: {output}   decoder: {captioner.spec['decoder']}\nTry it:  capdec caption PHOTO... --captioner {output}")
 
 

@@ -165,6 +165,13 @@ class Corpus:
     pairs: Pairs
     embeddings: Embeddings
     photos: Mapping[str, int] = field(default_factory=dict)
+    backbone: str = ""
+    """The fingerprint of what made the embeddings."""
+
+    @property
+    def digest(self) -> str:
+        """Of the texts that were embedded, as a store's manifest has it."""
+        return _digest(self.pairs.sources)
 
     def __len__(self) -> int:
         return len(self.pairs)
@@ -208,7 +215,7 @@ def embed(pairs: Pairs, backbone: Backbone, folder: Path | str, progress: Callab
         _fill(Path(folder), backbone, {"text": _digest(pairs.sources)}, len(pairs), encode, progress)
     if cut := getattr(backbone, "truncated", 0) - before:
         warnings.warn(f"{cut} of {len(pairs)} captions are longer than the backbone reads: their ends were cut.", stacklevel=2)
-    return Corpus(pairs, Embeddings(Path(folder), len(pairs), backbone.dim))
+    return Corpus(pairs, Embeddings(Path(folder), len(pairs), backbone.dim), backbone=backbone.fingerprint)
 
 
 @dataclass(frozen=True)

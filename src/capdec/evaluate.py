@@ -63,7 +63,7 @@ def evaluate(
     references, where ids come twice or a photo cannot be opened; MismatchError where `output` holds an unfinished evaluation of something else.
     """
     started = time.monotonic()
-    warnings.filterwarnings("ignore", "[0-9]+ of [0-9]+ captions were cut", UserWarning)  # the manifest counts them
+    warnings.filterwarnings("ignore", "[0-9]+ of [0-9]+ captions (were cut|are longer)", UserWarning)  # the manifest counts them
     folder = Path(output)
     if (folder / "config.json").is_file():
         raise SettingError(f"{folder} holds a captioner, whose scores.json would be lost. Name another folder: {folder / 'evaluation'}, say.")
@@ -202,7 +202,9 @@ def _supervision(system: str, captioner: Captioner, dataset: Dataset, memory: Da
     if system == "person":
         return "a person"
     flags, nameless = captioner.supervision_on(dataset.name), None if dataset.name else "dataset"
-    if system in ("nearest", "constant"):
+    if system not in ("nearest", "constant"):
+        nameless = nameless or (None if captioner.text else "text it learned from")
+    else:
         text = memory.name.split("+") if memory is not None and memory.name else ()
         flags = supervision_on(dataset.name, text, captioner.backbone if system == "nearest" else None, Supervision(0))
         nameless = nameless or (None if text else "memory")

@@ -62,6 +62,8 @@ def check(decoding: Decoding) -> None:
         raise SettingError(f"no decoding strategy is called {decoding.strategy!r}. There are: beam, greedy, nucleus.")
     if decoding.rerank not in ("none", "clip", "consensus"):
         raise SettingError(f"rerank is 'none', 'clip' or 'consensus', not {decoding.rerank!r}.")
+    if decoding.rerank != "none" and decoding.captions < 2:
+        raise SettingError("rerank chooses among several captions of a photo: ask for some (captions = 5), of which the best comes first.")
     if decoding.max_tokens < 1 or decoding.beams < 1 or decoding.captions < 1 or decoding.no_repeat_ngram_size < 0:
         raise SettingError(f"max_tokens, beams and captions are at least 1 and no_repeat_ngram_size at least 0; this came: {decoding}.")
     if decoding.strategy == "beam" and decoding.captions > decoding.beams:

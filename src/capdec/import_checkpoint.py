@@ -12,6 +12,7 @@ A pickle is read by torch's weights-only reader, which runs no code.
 """
 
 import math
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -19,7 +20,7 @@ import torch
 from torch import Tensor
 
 from capdec import parts
-from capdec.captioner import Captioner
+from capdec.captioner import Captioner, located
 from capdec.checkpoint import read_tensors
 from capdec.errors import DataError, MismatchError, SettingError, brief
 from capdec.protocols import Decoding, Supervision
@@ -35,16 +36,20 @@ def import_checkpoint(
     backbone: str | dict[str, Any],
     language_model: str = "gpt2",
     mapper_heads: int = 8,
-    paired: bool = True,
+    paired: bool | None = None,
+    text: Sequence[str] = (),
 ) -> Captioner:
     """Writes the captioner to `output` and returns it. `language_model` gives GPT-2's tokenizer and configuration (a hub id or a folder); its weights
-    are the file's. `paired` says whether the file was trained on image-caption pairs, as ClipCap was; of CapDec it is known that it was not.
+    are the file's. `paired` says whether it was trained on image-caption pairs (default: ClipCap was, CapDec was not), `text` of which datasets its
+    captions were.
 
     Raises SettingError for a format there is not, DataError for a file that is none of these, MismatchError where backbone or language model have
     other widths than the file.
     """
     if kind not in FORMATS:
         raise SettingError(f"format is one of {', '.join(FORMATS)}, not {kind!r}.")
+    if (Path(output) / "config.json").is_file():
+        raise SettingError(f"{output} holds a captioner already. Name another folder.")
     state = _read(Path(file))
     weights, settings = _mapper(state, mapper_heads, Path(file))
     backbone_part = parts.build("backbones", backbone)
@@ -62,9 +67,9 @@ def import_checkpoint(
     _load(decoder, {**weights, **_language_model(state)}, Path(file))
     bridges = [{"name": "gaussian_noise", "variance": 0.016}] if kind == "capdec" else []
     built = [parts.build("bridges", spec, dim=settings["dim"]) for spec in bridges]
-    given = Supervision.PAIRS if kind == "clipcap" and paired else Supervision(0)
-    spec = {"backbone": backbone, "bridges": bridges, "decoder": decoder_spec}
-    captioner = Captioner(backbone_part, built, decoder.eval(), spec, Decoding(max_tokens=67), given=given, normalize=kind == "capdec")
+    given = Supervision.PAIRS if (kind == "clipcap" if paired is None else paired) else Supervision(0)
+    spec = {"backbone": located(backbone, backbone_part), "bridges": bridges, "decoder": decoder_spec}
+    captioner = Captioner(backbone_part, built, decoder.eval(), spec, Decoding(max_tokens=67), text, given, normalize=kind == "capdec")
     captioner.save(output)
     return captioner
 

@@ -1,12 +1,14 @@
 """A memory of captions: unit-length text embeddings that a bridge looks an image up in. Held in bfloat16: 500,000 rows of 512 are 0.5 GB.
 
 It is the corpus' own, or part of it, and travels with the captioner; or it is a folder of embeddings that is named, and a captioner keeps its
-fingerprint alone. A caption of the corpus never sees what was said of its own photo, for an image will not find that either.
+fingerprint alone. A caption of the corpus never sees what was said of its own photo, for an image will not find that either; in a folder's memory
+that can be known only where it is of the corpus' own text, and of another text it is not looked for.
 """
 
 import hashlib
+import json
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -42,11 +44,21 @@ class Memory:
         """The row of the corpus that each row of the memory is."""
 
     def fit(self, corpus: "Corpus") -> None:
-        ids = {key: place for place, key in enumerate(dict.fromkeys(corpus.pairs.image_ids))}
-        alone = len(ids)  # a caption that belongs to no photo has only itself to leave out
-        self.photos = torch.tensor([alone + row if key is None else ids[key] for row, key in enumerate(corpus.pairs.image_ids)])
+        """Raises SettingError for a folder behind a bridge that moves text: its rows were not moved."""
+        named = zip(corpus.pairs.image_ids, corpus.pairs.sources, strict=True)
+        keys = [f"photo {key}" if key is not None else f"text {text}" for key, text in named]  # without a photo equal texts are one
+        ids = {key: place for place, key in enumerate(dict.fromkeys(keys))}
+        self.photos = torch.tensor([ids[key] for key in keys])
         if self.folder is not None:
-            self.rows = _stored(self.folder, self.dim)
+            self.rows, manifest = _stored(self.folder, self.dim, corpus.backbone)
+            moved = still = self.rows[:8].float()
+            for change in corpus.embeddings.changes:
+                moved = change(moved)
+            if not torch.allclose(moved, still, atol=0.02):
+                raise SettingError(
+                    f"the memory in {self.folder} stands behind a bridge that moves text, which its rows were not. Leave `memory` out."
+                )
+            self.groups = self.photos if manifest.get("text") == corpus.digest else None
             return
         kept = torch.arange(len(corpus))
         if self.size and self.size < len(corpus):
@@ -74,7 +86,7 @@ class Memory:
         if self.folder is None:
             self.rows = tensors["memory"].bfloat16()
             return
-        self.rows = _stored(self.folder, self.dim)
+        self.rows, _ = _stored(self.folder, self.dim)
         if not torch.equal(self._fingerprint(), tensors["fingerprint"].to(torch.uint8)):
             raise MismatchError(f"the memory in {self.folder} is not the one that this captioner was made with. Name that one, or train again.")
 
@@ -83,10 +95,17 @@ class Memory:
         return torch.tensor(list(digest), dtype=torch.uint8)
 
 
-def _stored(folder: str, dim: int) -> Float[Tensor, "N D"]:
-    files = sorted(Path(folder).glob("[0-9]*[0-9].npy"))
-    if not files:
-        raise DataError(f"{folder} holds no embeddings. Name a folder that `capdec train --embeddings` filled, with the same backbone.")
+def _stored(folder: str, dim: int, backbone: str = "") -> tuple[Float[Tensor, "N D"], dict[str, Any]]:
+    """The rows, and what the folder says of them."""
+    files, path = sorted(Path(folder).glob("[0-9]*[0-9].npy")), Path(folder) / "manifest.json"
+    remedy = "Name a folder that `capdec train --embeddings` filled, with the same backbone."
+    if not files or not path.is_file():
+        raise DataError(f"{folder} holds no embeddings. {remedy}")
+    manifest = json.loads(path.read_text(encoding="utf-8"))
+    if "text" not in manifest:
+        raise DataError(f"{folder} holds embeddings that are not of text, and a memory is of captions. {remedy}")
+    if backbone and manifest.get("backbone") != backbone:
+        raise MismatchError(f"{folder} holds embeddings of {manifest.get('backbone')}, and the backbone is {backbone}. {remedy}")
     shards = [np.load(file, mmap_mode="r") for file in files]
     if shards[0].shape[1] != dim:
         raise MismatchError(f"the memory in {folder} is {shards[0].shape[1]} wide, the backbone's embeddings {dim}. Was it made with another one?")
@@ -94,4 +113,6 @@ def _stored(folder: str, dim: int) -> Float[Tensor, "N D"]:
     for shard in shards:
         rows[at : at + len(shard)] = torch.from_numpy(np.array(shard))
         at += len(shard)
-    return rows
+    if len(rows) != manifest.get("rows"):
+        raise DataError(f"{folder} holds {len(rows):,} of {manifest.get('rows'):,} embeddings: it was not finished. {remedy}")
+    return rows, manifest

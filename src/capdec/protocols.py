@@ -162,7 +162,8 @@ class Backbone(Protocol):
 @runtime_checkable
 class Bridge(Protocol):
     """Crosses the modality gap. Condition in, condition out, so bridges compose: fitted and applied in order. Settings that `fit` chose itself stand
-    in an attribute `chosen`, where there are any, and go into the recipe that is written beside a captioner."""
+    in an attribute `chosen`, where there are any, and go into the recipe that is written beside a captioner. `looks_up = True` says that text and
+    images are treated alike (a memory's), `adds_only = True` that row 0 stays as it is."""
 
     supervision: Supervision
 

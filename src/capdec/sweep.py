@@ -27,7 +27,7 @@ from capdec.train import train
 
 SEED = "training.seed"
 COSINE = "bridges.0.target_cosine"
-NOISE = ("std", "variance", "target_cosine")
+NOISE = ("std", "variance", "target_cosine", "scale")
 COSINES = (1.0, 0.9, 0.8, 0.65, 0.5, 0.35, 0.25, 0.15)
 SIBLING = "siblings' log-probability a token"
 
@@ -42,6 +42,7 @@ def sweep(
     metric: str = "CIDEr",
     decoding: Decoding | None = None,
     device: str = "cpu",
+    partial: bool = False,
 ) -> list[dict[str, Any]]:
     """One entry a point, in order, as in sweep.json: {"settings", "runs": [folder ...], "siblings": [log-probability of a run ...], "value"}; where
     photos are given "low", "high" (over images and runs) and "each"; "std" and "target_cosine" where the first bridge has them. `over` maps keys of
@@ -71,11 +72,11 @@ def sweep(
             run = folder / _name({**settings, SEED: seed})
             captioner = _trained(table, run, folder / "embeddings", device)
             if dataset is not None:
-                _evaluated(captioner, run / "evaluation", dataset, decoding, folder / "embeddings")
+                _evaluated(captioner, run / "evaluation", dataset, decoding, folder / "embeddings", partial)
             point["runs"].append(run.name)
             point["siblings"].append(_siblings(run))
             noise = captioner.bridges[0] if captioner.bridges else None
-            point |= {name: round(getattr(noise, name), 5) for name in ("std", "target_cosine") if hasattr(noise, name)}
+            point |= {name: round(value, 5) for name in ("std", "target_cosine") if (value := getattr(noise, name, None)) is not None}
         points.append({**point, **_figure(point, folder, metric if dataset is not None else None)})
         write_json(folder / "sweep.json", {"metric": metric if dataset else SIBLING, "points": points})
     best = max(points, key=lambda point: point["value"])
@@ -117,7 +118,7 @@ def _asked(run: Path) -> Any:
     return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else None
 
 
-def _evaluated(captioner: Captioner, folder: Path, dataset: str | dict[str, Any], decoding: Decoding | None, embeddings: Path) -> None:
+def _evaluated(captioner: Captioner, folder: Path, dataset: str | dict[str, Any], decoding: Decoding | None, embeddings: Path, partial: bool) -> None:
     """Scored where that was not done; the photos' embeddings are shared by all runs."""
     path = folder / "manifest.json"
     if path.is_file():
@@ -128,7 +129,7 @@ def _evaluated(captioner: Captioner, folder: Path, dataset: str | dict[str, Any]
             return
     of_what = hashlib.sha256(json.dumps(dataset, sort_keys=True).encode()).hexdigest()[:8]
     photos = embeddings / f"photos-{of_what}-{captioner.backbone.fingerprint}"
-    evaluate(captioner, dataset, folder, baselines=(), decoding=decoding, metrics=("coco_scores",), embeddings=photos)
+    evaluate(captioner, dataset, folder, baselines=(), decoding=decoding, metrics=("coco_scores",), embeddings=photos, partial=partial)
 
 
 def _siblings(run: Path) -> float:

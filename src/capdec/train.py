@@ -23,7 +23,7 @@ from jaxtyping import Int
 from torch import Tensor
 
 from capdec import generation, parts, recipe
-from capdec.captioner import Captioner
+from capdec.captioner import Captioner, located
 from capdec.checkpoint import load_module, load_state, module_tensors, read_tensors, replacing, save_state, write_json, write_tensors
 from capdec.corpus import Corpus, Embeddings, Pairs, Photos, embed, embed_photos, open_dataset, read_pairs, told_from_photos
 from capdec.errors import MissingExtra, SettingError
@@ -118,7 +118,8 @@ def train(
     "auto" gets it by held-out text where the corpus has several captions a photo, and the backbone's default where not. `embeddings` is where the
     embeddings of the corpus are kept (default: in `output`).
 
-    Raises SettingError, DataError or MismatchError before any work is done where something cannot be.
+    Raises SettingError, DataError or MismatchError where something cannot be: before the corpus is embedded, except for what a bridge finds out when
+    it is fitted (a memory that is not there, images or siblings that it needs).
     """
     folder = Path(output)
     plan, decoding_plan = settings(training or {}), generation.settings(decoding or {})
@@ -160,9 +161,10 @@ def train(
     resolved, choice = _resolve_noise(bridges, data, backbone_part, decoder, plan, folder, identity, worker)
     built = data.fitted(resolved, backbone_part.dim)
     resolved = [{**spec, **getattr(bridge, "chosen", {})} for spec, bridge in zip(resolved, built, strict=True)]
+    resolved = [{**spec, **({"memory": str(Path(spec["memory"]).resolve())} if spec.get("memory") else {})} for spec in resolved]
     model = _optimise(folder / "training", data, built, decoder, backbone_part.dim, plan, identity, worker, minutes_between_checkpoints)
 
-    spec = {"backbone": _located(backbone, backbone_part), "bridges": resolved, "decoder": decoder}
+    spec = {"backbone": located(backbone, backbone_part), "bridges": resolved, "decoder": decoder}
     beside_text = Supervision.PAIRS if paired_photos is not None else Supervision(0)
     if chosen and chosen.get("pairs"):
         beside_text |= Supervision.PAIRS_FOR_SETTINGS
@@ -260,10 +262,11 @@ class _Data:
         """In order: each sees text and images as those before it leave them, without noise."""
         built: list[Bridge] = [parts.build("bridges", spec, dim=dim) for spec in specs]
         corpus, images = self.corpus, self.images
-        for bridge in built:
+        for place, bridge in enumerate(built, 1):
             bridge.fit(corpus, images)
-            corpus = replace(corpus, embeddings=corpus.embeddings.through(partial(_crossed, bridge.from_text)))
-            images = _crossed(bridge.from_image, images) if images is not None else None
+            if place < len(built) and not getattr(bridge, "adds_only", False):
+                corpus = replace(corpus, embeddings=corpus.embeddings.through(partial(_crossed, bridge.from_text)))
+                images = _crossed(bridge.from_image, images) if images is not None else None
         return built
 
     def told_from(self, rows: Tensor, generator: torch.Generator) -> Tensor:
@@ -295,7 +298,8 @@ class _Data:
     @torch.no_grad()
     def evaluate(self, model: Any, bridges: Sequence[Bridge], plan: Training) -> dict[str, float]:
         """Log-probability a token, in nats, of held-out captions, told the clean embedding of their own source and, where there are any, of a
-        sibling's. The second is what an image resembles: something else that was said of the same photo."""
+        sibling's. The second is what an image resembles: something else that was said of the same photo. A bridge that moves text moves it here too,
+        without noise; one that looks things up does so as for an image, and does not see what was said of the photo."""
         was_training = model.training
         model.eval()
         result = {}
@@ -306,7 +310,7 @@ class _Data:
             for rows, wanted in zip(sources.split(256), targets.split(256), strict=True):
                 condition = self.corpus.condition(rows)
                 for bridge in bridges:
-                    condition = bridge.from_image(condition, torch.Generator().manual_seed(0))
+                    condition = bridge.from_image(condition, None) if getattr(bridge, "looks_up", False) else bridge.from_text(condition, None)
                 log_prob = model.log_prob(condition, self.corpus.targets(wanted))
                 total += log_prob.total.sum().item()
                 tokens += log_prob.tokens.sum().item()
@@ -348,15 +352,6 @@ def _with_noise(bridges: Sequence[Spec], cosine: float) -> list[dict[str, Any]]:
     """The bridges' tables, with this target cosine where they leave it open."""
     tables = [{"name": spec} if isinstance(spec, str) else dict(spec) for spec in bridges]
     return [{**table, "target_cosine": cosine} if table.get("target_cosine") == AUTO else table for table in tables]
-
-
-def _located(spec: Spec, backbone: Backbone) -> Spec:
-    """The backbone's table with what finds the same one again from anywhere: the hub's commit, a folder's whole path."""
-    if isinstance(spec, str):
-        return spec
-    local = {key: str(Path(value).resolve()) for key, value in spec.items() if key in ("folder", "model") and Path(str(value)).is_dir()}
-    revision = getattr(backbone, "revision", None)
-    return {**spec, **local, **({"revision": revision} if revision else {})}
 
 
 def _optimise(

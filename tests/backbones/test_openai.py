@@ -143,3 +143,7 @@ def test_what_cannot_be_read_says_which_file_and_why(tmp_path):
     (tmp_path / FILES[2]).write_text("{}")
     with pytest.raises(DataError, match=r"tokenizer\.json"):
         OpenAI(str(tmp_path))
+    tensors, _ = read_tensors(tmp_path / FILES[1])
+    write_tensors(tmp_path / FILES[1], {**tensors, "visual.attnpool.q_norm.weight": torch.ones(2)})
+    with pytest.raises(SettingError, match="q_norm"):
+        OpenAI(str(tmp_path))

@@ -75,6 +75,10 @@ def test_what_is_missing_is_an_error():
         CovarianceNoise(DIM).fit(text)
     with pytest.raises(SettingError, match="unpaired_photos"):
         CovarianceNoise(DIM, "pairs").fit(text, text.images)
+    same = Text()
+    same.embeddings[1::2] = same.embeddings[::2]
+    with pytest.raises(SettingError, match="no differences"):
+        CovarianceNoise(DIM, target_cosine=0.5).fit(same)
     with pytest.raises(SettingError, match="scale"):
         CovarianceNoise(DIM, scale=1, target_cosine=0.5)
 

@@ -23,6 +23,8 @@ class Store(Embeddings):
     def __init__(self, rows):
         self.rows = rows
 
+    changes = ()
+
     def __len__(self):
         return len(self.rows)
 
@@ -41,6 +43,7 @@ class Text:
         names = [f"photo {row // 3}" if ids else None for row in range(3 * photos)]
         texts = [f"caption {row}" for row in range(3 * photos)]
         self.pairs = Pairs(texts, texts, names)
+        self.backbone = self.digest = ""
 
     def __len__(self):
         return len(self.pairs)
@@ -168,3 +171,36 @@ def test_a_named_memory_is_not_copied_and_is_missed_when_it_changes(tmp_path, ti
         MemoryProjection(DIM, temperature=0.1, memory=str(tmp_path / "nowhere")).fit(Text())
     with pytest.raises(MismatchError, match="16 wide"):
         MemoryProjection(32, temperature=0.1, memory=str(tmp_path / "rows")).fit(Text())
+    other = Text()
+    other.backbone = "another"
+    with pytest.raises(MismatchError, match="the backbone is another"):
+        MemoryProjection(DIM, temperature=0.1, memory=str(tmp_path / "rows")).fit(other)
+    manifest = json.loads((tmp_path / "rows/manifest.json").read_text())
+    for change, said in (({"rows": 999}, "not finished"), ({"text": None}, "not of text")):
+        kept = {key: value for key, value in {**manifest, **change}.items() if value is not None}
+        (tmp_path / "rows/manifest.json").write_text(json.dumps(kept))
+        with pytest.raises(DataError, match=said):
+            MemoryProjection(DIM, temperature=0.1, memory=str(tmp_path / "rows")).fit(Text())
+
+
+def test_a_named_memory_of_the_same_text_hides_a_captions_own_photo_too(tmp_path, tiny_backbone, captions_file, monkeypatch):
+    plain = {"backbone": tiny_backbone, "decoder": DECODER, "training": FAST}
+    own = {"name": "memory_projection", "temperature": 0.05}
+    first = train(str(captions_file), tmp_path / "first", bridges=[own], embeddings=tmp_path / "r", **plain)
+    monkeypatch.chdir(tmp_path)
+    named = train(str(captions_file), tmp_path / "named", bridges=[{**own, "memory": "r"}], **plain)
+    assert torch.equal(named.bridges[0].memory.groups, first.bridges[0].memory.groups)
+    monkeypatch.chdir("/")
+    assert len(Captioner.load(tmp_path / "named").bridges[0].memory.rows) == 240, "its path is whole"
+    behind = MemoryProjection(16, temperature=0.05, memory=str(tmp_path / "r"))
+    corpus = Text()
+    corpus.embeddings.changes = (lambda rows: -rows,)
+    with pytest.raises(SettingError, match="bridge that moves text"):
+        behind.fit(corpus)
+
+
+def test_without_photos_equal_texts_are_one():
+    text = Text(ids=False)
+    text.pairs = Pairs(["a dog", "a dog", *text.pairs.sources[2:]], text.pairs.targets, text.pairs.image_ids)
+    bridge = fitted(text, temperature=0.05)
+    assert bridge.memory.groups[0] == bridge.memory.groups[1] != bridge.memory.groups[2]

@@ -228,6 +228,10 @@ class OpenAI:
         wrong = [name for name in wanted if name not in given or given[name].shape != wanted[name].shape]
         if wrong := [name for name in wrong if not name.endswith("num_batches_tracked")]:
             raise DataError(f"{folder / FILES[1]} does not fit its configuration: {len(wrong)} tensors lack or differ, {wrong[0]} among them.")
+        if more := sorted(set(weights) - set(wanted) - {"input_resolution", "context_length", "vocab_size", "attn_mask"}):
+            raise SettingError(
+                f"{folder / FILES[1]} has {len(more)} tensors that CLIP's own architectures have not, {more[0]} among them. Try {KNOWN}."
+            )
         given |= {name: torch.zeros((), dtype=torch.long) for name in wanted if name not in given}
         self.model.load_state_dict(given, assign=True)
         self.model.eval().requires_grad_(False).to(device)

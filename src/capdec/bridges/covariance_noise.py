@@ -54,6 +54,8 @@ class CovarianceNoise:
         centred = (apart - self.mean).double()
         values, directions = torch.linalg.eigh(centred.T @ centred / len(apart))
         self.root = (directions * values.clamp(min=0).sqrt()).float()
+        if not self.root.any():
+            raise SettingError("covariance_noise found no differences: the embeddings of one photo are all the same. Are captions told from photos?")
         if self.target_cosine is not None:
             self.root *= math.sqrt((1 / self.target_cosine**2 - 1) / self.root.square().sum().item())
         else:
@@ -89,7 +91,7 @@ class CovarianceNoise:
         return {"mean": self.mean, "root": self.root}
 
     def restore(self, tensors: dict[str, Tensor]) -> None:
-        self.mean, self.root = tensors["mean"], tensors["root"]
+        self.mean, self.root = tensors["mean"].float(), tensors["root"].float()
 
     @classmethod
     def tiny(cls, folder: "Path", dim: int = 16) -> "CovarianceNoise":

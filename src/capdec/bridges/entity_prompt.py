@@ -39,6 +39,7 @@ class EntityPrompt:
     """
 
     supervision = Supervision(0)
+    looks_up = adds_only = True
 
     def __init__(
         self,

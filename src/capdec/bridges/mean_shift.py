@@ -56,7 +56,7 @@ class MeanShift:
         return {"text": self.text, "images": self.images}
 
     def restore(self, tensors: dict[str, Tensor]) -> None:
-        self.text, self.images = tensors["text"], tensors["images"]
+        self.text, self.images = tensors["text"].float(), tensors["images"].float()
 
     @classmethod
     def tiny(cls, folder: "Path", dim: int = 16) -> "MeanShift":

@@ -40,6 +40,7 @@ class MemoryProjection:
     """
 
     supervision = Supervision(0)
+    looks_up = True
 
     def __init__(
         self,

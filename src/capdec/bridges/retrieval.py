@@ -34,6 +34,7 @@ class Retrieval:
     """
 
     supervision = Supervision(0)
+    looks_up = True
 
     def __init__(
         self,
@@ -47,7 +48,7 @@ class Retrieval:
     ):
         if count < 1 or not 0 < target_cosine <= 1:
             raise SettingError(f"count is 1 or more and target_cosine in (0, 1]; count = {count}, target_cosine = {target_cosine} came.")
-        self.count, self.target_cosine, self.replace = count, target_cosine, replace
+        self.count, self.target_cosine, self.replace, self.adds_only = count, target_cosine, replace, not replace
         self.std = math.sqrt((1 / target_cosine**2 - 1) / dim)
         self.memory = Memory(dim, size, memory, seed)
 

@@ -131,7 +131,8 @@ class PrefixLM(nn.Module):
         self.eval()
         found = search(_Steps(self, condition), decoding, self._end())
         self.train(was_training)
-        return [[Caption(self._said(one.tokens), one.score, one.tokens) for one in image] for image in found]
+        ended = min(decoding.max_tokens, self.max_tokens)
+        return [[Caption(self._said(one.tokens, len(one.tokens) < ended), one.score, one.tokens) for one in image] for image in found]
 
     def _end(self) -> int:
         """The token that ends a caption. Raises SettingError where `end` is more than one."""
@@ -145,9 +146,9 @@ class PrefixLM(nn.Module):
     def _without_end(self, caption: str) -> str:
         return caption if self.end is None else caption.rstrip().removesuffix(self.end).rstrip()
 
-    def _said(self, tokens: Sequence[int]) -> str:
+    def _said(self, tokens: Sequence[int], ended: bool) -> str:
         text = self.tokenizer.decode(list(tokens), skip_special_tokens=True).strip()
-        return text if self.end is None else text + self.end
+        return text + self.end if self.end is not None and ended else text
 
     def _ready(self) -> None:
         if self.tokenizer is None:
