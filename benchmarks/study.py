@@ -53,7 +53,6 @@ SWEEPS: dict[str, tuple[recipe.Recipe, dict[str, Sequence[Any]]]] = {
     "memory": ({**BASE, "bridges": [MEMORY]}, AS_IT_IS),
     "memory_noise": ({**BASE, "bridges": [*BASE["bridges"], MEMORY]}, {COSINE: [0.8, 0.65]}),
     "memory_learned": ({**BASE, "bridges": [*BASE["bridges"], {**MEMORY, "in_training": True}]}, {COSINE: [0.65, 0.5]}),
-    "covariance": ({**BASE, "bridges": [{"name": "covariance_noise", "target_cosine": 0.65}]}, {COSINE: [0.8, 0.65]}),
     "neighbours": (
         {**BASE, "bridges": [*BASE["bridges"], {"name": "retrieval", "count": 5, "target_cosine": 0.6}]},
         {COSINE: [0.65]},
@@ -248,8 +247,6 @@ def tables(folder: Path, cross_fitted: bool) -> None:
     table = Table("Other bridges")
     table.add("CapDec: noise, target cosine 0.65", chosen)
     table.add("no noise", none, chosen)
-    for cosine in (0.8, 0.65):
-        table.add(f"CLOSE: noise shaped like siblings' differences, {cosine}", runs(folder, "covariance", f"target_cosine={cosine}"), chosen)
     table.add("five neighbours as further rows (IFCap), noise 0.65, and 0.6 more to look", runs(folder, "neighbours", "target_cosine=0.65"), chosen)
     table.add("DeCap: no noise, photos projected on the captions", runs(folder, "memory", "backbone=mini"), chosen)
     for cosine in (0.8, 0.65):
