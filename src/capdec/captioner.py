@@ -83,7 +83,8 @@ class Captioner:
 
     def supervision_on(self, dataset: str | None) -> Supervision:
         """What a score on this dataset owes to what was given."""
-        return supervision_on(dataset, self.text, self.backbone, self.supervision)
+        memories = [name for bridge in self.bridges for name in getattr(getattr(bridge, "memory", None), "names", ())]
+        return supervision_on(dataset, [*self.text, *memories], self.backbone, self.supervision)
 
     def caption(self, images: "Iterable[Image | str | Path]", decoding: Decoding | None = None, batch: int = 32, start: int = 0) -> list[Caption]:
         """The best caption of each photo (a PIL image, a path or a URL), with what else `decoding.captions` asks for as

@@ -203,7 +203,9 @@ def _supervision(system: str, captioner: Captioner, dataset: Dataset, memory: Da
         return "a person"
     flags, nameless = captioner.supervision_on(dataset.name), None if dataset.name else "dataset"
     if system not in ("nearest", "constant"):
+        memories = [bridge.memory for bridge in captioner.bridges if hasattr(bridge, "memory")]
         nameless = nameless or (None if captioner.text else "text it learned from")
+        nameless = nameless or ("memory" if any(one.folder and not one.names for one in memories) else None)
     else:
         text = memory.name.split("+") if memory is not None and memory.name else ()
         flags = supervision_on(dataset.name, text, captioner.backbone if system == "nearest" else None, Supervision(0))

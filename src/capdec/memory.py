@@ -26,15 +26,18 @@ if TYPE_CHECKING:
 
 class Memory:
     """`size` keeps so many captions of the corpus, drawn by `seed` (0: all). `folder` names embeddings that `capdec train` made (--embeddings), of
-    any text and the same backbone, to be used in place of the corpus'.
+    any text and the same backbone, to be used in place of the corpus'; `dataset` says of which dataset that text is, for the supervision flags.
 
     Raises SettingError for a size below 0, DataError or MismatchError where the folder's embeddings are not there, of another width, or have changed.
     """
 
-    def __init__(self, dim: int, size: int = 0, folder: str | None = None, seed: int = 0):
+    def __init__(self, dim: int, size: int = 0, folder: str | None = None, seed: int = 0, dataset: str | None = None):
         if size < 0:
             raise SettingError(f"size is 0 (all) or more; {size} came.")
+        if dataset and not folder:
+            raise SettingError("dataset says of which dataset a named memory is, and no memory was named: the corpus' own needs none.")
         self.dim, self.size, self.folder, self.seed = dim, size, folder, seed
+        self.names = tuple(dataset.split("+")) if dataset else ()
         self.rows = torch.empty(0, dim, dtype=torch.bfloat16)
         self.groups: Tensor | None = None
         """The photo of each row of the memory."""

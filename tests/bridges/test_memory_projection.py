@@ -190,6 +190,10 @@ def test_a_named_memory_of_the_same_text_hides_a_captions_own_photo_too(tmp_path
     monkeypatch.chdir(tmp_path)
     named = train(str(captions_file), tmp_path / "named", bridges=[{**own, "memory": "r"}], **plain)
     assert torch.equal(named.bridges[0].memory.groups, first.bridges[0].memory.groups)
+    told = train(str(captions_file), tmp_path / "told", bridges=[{**own, "memory": "r", "dataset": "flickr30k+coco"}], **plain)
+    assert [one.supervision_on("coco").words() for one in (named, told)] == ["text only", "text + target-domain text"]
+    with pytest.raises(SettingError, match="no memory was named"):
+        MemoryProjection(DIM, dataset="coco")
     monkeypatch.chdir("/")
     assert len(Captioner.load(tmp_path / "named").bridges[0].memory.rows) == 240, "its path is whole"
     behind = MemoryProjection(16, temperature=0.05, memory=str(tmp_path / "r"))

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 class Retrieval:
     """`count` neighbours. `target_cosine` is of the noise in training, before it looks: the expected cosine of the noised embedding with the clean
     one (1: none; IFCap's variance of 0.04 at D = 1024 is 0.154); row 0 itself stays as it is. With `replace` the neighbours alone are told, as in
-    Knight. `size`, `memory` (a folder) and `seed` are those of `capdec.memory.Memory`.
+    Knight. `size`, `memory` (a folder), its `dataset` and `seed` are those of `capdec.memory.Memory`.
 
     Raises SettingError for values out of range, and what Memory raises.
     """
@@ -44,13 +44,14 @@ class Retrieval:
         replace: bool = False,
         size: int = 0,
         memory: str | None = None,
+        dataset: str | None = None,
         seed: int = 0,
     ):
         if count < 1 or not 0 < target_cosine <= 1:
             raise SettingError(f"count is 1 or more and target_cosine in (0, 1]; count = {count}, target_cosine = {target_cosine} came.")
         self.count, self.target_cosine, self.replace, self.adds_only = count, target_cosine, replace, not replace
         self.std = math.sqrt((1 / target_cosine**2 - 1) / dim)
-        self.memory = Memory(dim, size, memory, seed)
+        self.memory = Memory(dim, size, memory, seed, dataset)
 
     def fit(self, corpus: "Corpus", images: Float[Tensor, "M D"] | None = None) -> None:
         self.memory.fit(corpus)
