@@ -158,6 +158,10 @@ def test_the_command_names_what_it_wrote_and_what_is_missing(tmp_path, evaluatio
     (tmp_path / "photos.tar").unlink()
     done = run()
     assert done.exit_code == 0 and "Some pictures are missing" in done.stderr and (tmp_path / "report/report.md").is_file()
+    manifest = json.loads((evaluation / "manifest.json").read_text())
+    manifest["dataset"]["opened"]["path"] = "photos.tar"
+    (evaluation / "manifest.json").write_text(json.dumps(manifest))
+    assert "make the report there" in run().stderr
 
 
 def test_folders_of_one_name_are_told_apart(tmp_path, evaluation):

@@ -423,7 +423,10 @@ def _openers(some: Sequence[Evaluation], own_parts: bool) -> "tuple[dict[str, Ca
                 return openers, ""
             raise DataError(f"the dataset of {one.name} has none of these photos any more, or other references of them.")
         except (CapdecError, OSError, ValueError, TypeError) as error:
-            why = why or " ".join(str(error).split())
+            path = one.opened.get("path", "") if isinstance(one.opened, dict) else one.opened
+            here = isinstance(path, str) and path and not Path(path).is_absolute()
+            hint = " The evaluation named it from the folder where it ran: make the report there." if here else ""
+            why = why or " ".join(str(error).split()) + hint
     return {}, why
 
 
