@@ -27,6 +27,7 @@ from capdec import recipe as recipes
 from capdec.checkpoint import load_module, module_tensors, read_tensors, write_json, write_tensors
 from capdec.errors import DataError, MismatchError, MissingExtra, SettingError
 from capdec.images import LONGEST_SIDE, open_image, upright
+from capdec.memory import Memory
 from capdec.protocols import Backbone, Bridge, Caption, Condition, Decoder, Decoding, Supervision
 from capdec.rerank import by_clip, by_consensus
 
@@ -83,8 +84,13 @@ class Captioner:
 
     def supervision_on(self, dataset: str | None) -> Supervision:
         """What a score on this dataset owes to what was given."""
-        memories = [name for bridge in self.bridges for name in getattr(getattr(bridge, "memory", None), "names", ())]
-        return supervision_on(dataset, [*self.text, *memories], self.backbone, self.supervision)
+        return supervision_on(dataset, [*self.text, *(name for memory in self.memories for name in memory.names)], self.backbone, self.supervision)
+
+    @property
+    def memories(self) -> list[Memory]:
+        """Those that its bridges look things up in."""
+        held = (getattr(bridge, "memory", None) for bridge in self.bridges)
+        return [memory for memory in held if isinstance(memory, Memory)]
 
     def caption(self, images: "Iterable[Image | str | Path]", decoding: Decoding | None = None, batch: int = 32, start: int = 0) -> list[Caption]:
         """The best caption of each photo (a PIL image, a path or a URL), with what else `decoding.captions` asks for as

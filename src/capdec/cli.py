@@ -203,22 +203,9 @@ def train(
     short = {"training.steps": steps, "training.dtype": dtype}
     assignments = (*(f"{key}={value}" for key, value in short.items() if value is not None), *assignments)
     table = recipe.override(_with_a_bridge(table, [one.partition("=")[0] for one in assignments], "auto"), assignments)
-    known = [
-        "captions",
-        "sources",
-        "backbone",
-        "bridges",
-        "decoder",
-        "training",
-        "decoding",
-        "paired_photos",
-        "unpaired_photos",
-        "chosen",
-        "evaluation",
-    ]
-    unknown = [key for key in table if key not in known]
+    unknown = [key for key in table if key not in recipe.KEYS]
     if unknown:
-        raise SettingError(f"a recipe for training has no {', '.join(map(repr, unknown))}. It has: {', '.join(known)}.")
+        raise SettingError(f"a recipe for training has no {', '.join(map(repr, unknown))}. It has: {', '.join(recipe.KEYS)}.")
     if "captions" not in table:
         raise SettingError("no captions were named. Give a file: capdec train captions.txt --output DIR, or name one in the recipe.")
 

@@ -171,7 +171,7 @@ class Corpus:
     @property
     def digest(self) -> str:
         """Of the texts that were embedded, as a store's manifest has it."""
-        return _digest(self.pairs.sources)
+        return text_digest(self.pairs.sources)
 
     def __len__(self) -> int:
         return len(self.pairs)
@@ -212,7 +212,7 @@ def embed(pairs: Pairs, backbone: Backbone, folder: Path | str, progress: Callab
     before = getattr(backbone, "truncated", 0)
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", r"\d+ of \d+ captions", UserWarning)  # of each batch; here is one of all
-        _fill(Path(folder), backbone, {"text": _digest(pairs.sources)}, len(pairs), encode, progress)
+        _fill(Path(folder), backbone, {"text": text_digest(pairs.sources)}, len(pairs), encode, progress)
     if cut := getattr(backbone, "truncated", 0) - before:
         warnings.warn(f"{cut} of {len(pairs)} captions are longer than the backbone reads: their ends were cut.", stacklevel=2)
     return Corpus(pairs, Embeddings(Path(folder), len(pairs), backbone.dim), backbone=backbone.fingerprint)
@@ -252,7 +252,7 @@ def embed_photos(
                 rows[list(opened)] = backbone.encode_image(list(opened.values()), normalize=False).float().cpu()
         return rows
 
-    _fill(Path(folder), backbone, {"photos": _digest(photos.ids)}, len(photos.ids), encode, progress)
+    _fill(Path(folder), backbone, {"photos": text_digest(photos.ids)}, len(photos.ids), encode, progress)
     embeddings = Embeddings(Path(folder), len(photos.ids), backbone.dim)
     for row in np.flatnonzero(embeddings.norms == 0).tolist():  # what could not be opened then may have been mended since
         if float(encode(row, row + 1).norm()) > 0:
@@ -307,7 +307,8 @@ def _fill(
             _write_array(values_file, values / np.maximum(lengths, 1e-12)[:, None])
 
 
-def _digest(texts: Sequence[str]) -> str:
+def text_digest(texts: Sequence[str]) -> str:
+    """Names texts, or ids, by what they are and their order."""
     digest = hashlib.sha256()
     for text in texts:
         digest.update(text.encode() + b"\0")

@@ -11,7 +11,6 @@ used. `output` gets predictions.jsonl (captions, references and figures image by
 on what.
 """
 
-import hashlib
 import json
 import shutil
 import time
@@ -28,7 +27,7 @@ from torch import Tensor
 from capdec import bootstrap, recipe, scoring
 from capdec.captioner import Captioner, supervision_on
 from capdec.checkpoint import replacing, write_json
-from capdec.corpus import Photos, embed_photos, open_dataset
+from capdec.corpus import Photos, embed_photos, open_dataset, text_digest
 from capdec.errors import DataError, MismatchError, SettingError
 from capdec.nearest import nearest, recall
 from capdec.progress import Progress
@@ -98,7 +97,7 @@ def evaluate(
         systems["person"] = {key: captions[0] for key, captions in references.items()}
         figures["person"] = scoring.score(judges, Predictions(systems["person"], others, openers, texts))
     own = Predictions(systems["itself"], references, openers, texts, captioner.backbone.fingerprint)
-    groups = scoring.score_groups(judges, own, examples)
+    groups = scoring.score_groups(judges, own, examples, resamples, seed)
 
     shown = captioner.backbone.encode_text([caption for captions in references.values() for caption in captions]).cpu()
     owners = torch.tensor([place for place, captions in enumerate(references.values()) for _ in captions])
@@ -106,9 +105,7 @@ def evaluate(
         "n": len(ids),
         "left_out": left_out,
         "systems": {name: scoring.as_json(found, resamples, seed) for name, found in figures.items()},
-        "groups": {
-            name: {"n": sum(e.group == name for e in examples.values()), **scoring.as_json(found, resamples, seed)} for name, found in groups.items()
-        },
+        "groups": groups,
         "supervision": {name: _supervision(name, captioner, photos, memories) for name in systems},
         "backbone_recall": recall(vectors, shown, owners),
     }
@@ -121,7 +118,7 @@ def evaluate(
             "opened": dataset, "name": photos.name, "split": photos.split, "digest": what["images"], "n": len(ids), "references": len(owners),
             "left_out": left_out, "image_ids": ids,
         },
-        "memory": {"opened": memory, "name": memories.name, "captions": len(texts), "digest": _digest(texts)} if memories is not None else None,
+        "memory": {"opened": memory, "name": memories.name, "captions": len(texts), "digest": text_digest(texts)} if memories is not None else None,
         "supervision": scores["supervision"],
         "decoding": what["decoding"], "metrics": list(metrics), "tokens": scoring.TOKENS,
         "seed": seed,
@@ -132,10 +129,6 @@ def evaluate(
     if embeddings is None:
         shutil.rmtree(folder / "embeddings")
     return scores
-
-
-def _digest(texts: Sequence[str]) -> str:
-    return hashlib.sha256("\0".join(texts).encode()).hexdigest()[:16]
 
 
 def _embedded(backbone: Backbone, examples: dict[str, Example], folder: Path, partial: bool) -> tuple[Tensor, Tensor, list[str]]:
@@ -203,9 +196,8 @@ def _supervision(system: str, captioner: Captioner, dataset: Dataset, memory: Da
         return "a person"
     flags, nameless = captioner.supervision_on(dataset.name), None if dataset.name else "dataset"
     if system not in ("nearest", "constant"):
-        memories = [bridge.memory for bridge in captioner.bridges if hasattr(bridge, "memory")]
         nameless = nameless or (None if captioner.text else "text it learned from")
-        nameless = nameless or ("memory" if any(one.folder and not one.names for one in memories) else None)
+        nameless = nameless or ("memory" if any(one.folder and not one.names for one in captioner.memories) else None)
     else:
         text = memory.name.split("+") if memory is not None and memory.name else ()
         flags = supervision_on(dataset.name, text, captioner.backbone if system == "nearest" else None, Supervision(0))

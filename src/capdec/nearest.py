@@ -21,8 +21,7 @@ def nearest(
 ) -> tuple[Float[Tensor, "B K"], Int[Tensor, "B K"]]:
     """Cosines and row numbers of the `count` nearest rows of each query, nearest first. Rows that a query must not see come last, at -inf."""
     found = []
-    for start in range(0, max(1, len(queries)), QUERIES):
-        some, hidden = queries[start : start + QUERIES], None if unseen is None else unseen[start : start + QUERIES]
+    for some, hidden in _in_parts(queries, unseen):
         values, places = some.new_empty(len(some), 0), torch.empty(len(some), 0, dtype=torch.long, device=some.device)
         for at in range(0, len(rows), chunk):
             cosines = _cosines(some, rows, at, chunk, groups, hidden)
@@ -44,8 +43,7 @@ def soft_nearest(
     """The mean of all rows, each with weight softmax(cosine / temperature): DeCap's projection before it is brought to unit length. Exact: the
     softmax is summed chunk by chunk, against the highest cosine so far. Zero for a query that may see no row."""
     found = []
-    for start in range(0, max(1, len(queries)), QUERIES):
-        some, hidden = queries[start : start + QUERIES], None if unseen is None else unseen[start : start + QUERIES]
+    for some, hidden in _in_parts(queries, unseen):
         highest, weight, total = some.new_full((len(some), 1), -torch.inf), some.new_zeros(len(some), 1), torch.zeros_like(some)
         for at in range(0, len(rows), chunk):
             logits = _cosines(some, rows, at, chunk, groups, hidden) / temperature
@@ -56,6 +54,12 @@ def soft_nearest(
             total = total * faded + logits @ rows[at : at + chunk].to(some.dtype)
         found.append(total / weight.clamp(min=torch.finfo(some.dtype).tiny))
     return torch.cat(found)
+
+
+def _in_parts(queries: Tensor, unseen: Tensor | None) -> list[tuple[Tensor, Tensor | None]]:
+    """At least one part, which may be empty."""
+    parts = queries.split(QUERIES)
+    return list(zip(parts, unseen.split(QUERIES) if unseen is not None else [None] * len(parts), strict=True))
 
 
 def _cosines(

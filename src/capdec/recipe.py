@@ -32,6 +32,11 @@ import capdec
 from capdec.errors import SettingError
 
 Recipe = dict[str, Any]
+KEYS = (
+    *("captions", "sources", "backbone", "bridges", "decoder", "training", "paired_photos", "unpaired_photos", "decoding", "chosen"),
+    "evaluation",
+)
+"""What a recipe may hold: the arguments of `train.train`, and what `capdec evaluate --recipe` reads."""
 
 
 def read(path: Path | str) -> Recipe:

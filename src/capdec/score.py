@@ -35,10 +35,7 @@ def score(
     shown = Predictions(ordered, {key: example.captions for key, example in examples.items()}, openers if len(openers) == len(examples) else None)
     judges = scoring.build(metrics, judge)
     figures = scoring.as_json(scoring.score(judges, shown), resamples, seed)
-    groups = {
-        name: {"n": sum(e.group == name for e in examples.values()), **scoring.as_json(found, resamples, seed)}
-        for name, found in scoring.score_groups(judges, shown, examples).items()
-    }
+    groups = scoring.score_groups(judges, shown, examples, resamples, seed)
     absent = len(left_out) + getattr(references, "left_out", 0)
     return {
         "n": len(examples), "left_out": absent, "dataset": references.name, "split": references.split, "figures": figures, "groups": groups,

@@ -48,13 +48,16 @@ def score(metrics: Sequence[Metric], predictions: Predictions) -> dict[str, Scor
     return figures
 
 
-def score_groups(metrics: Sequence[Metric], predictions: Predictions, examples: Mapping[str, Example]) -> dict[str, dict[str, Score]]:
-    """The same for each group of a dataset that has groups, apart: CIDEr's idf is that of the group."""
+def score_groups(
+    metrics: Sequence[Metric], predictions: Predictions, examples: Mapping[str, Example], resamples: int, seed: int
+) -> dict[str, dict[str, Any]]:
+    """{"n", and what `as_json` says} of each group of a dataset that has groups, apart: CIDEr's idf is that of the group."""
     found = {}
     for group in dict.fromkeys(example.group for example in examples.values() if example.group):
         ids = [key for key, example in examples.items() if example.group == group]
         captions, references = {key: predictions.captions[key] for key in ids}, {key: predictions.references[key] for key in ids}
-        found[group] = score(metrics, replace(predictions, captions=captions, references=references))
+        figures = score(metrics, replace(predictions, captions=captions, references=references))
+        found[group] = {"n": len(ids), **as_json(figures, resamples, seed)}
     return found
 
 
