@@ -5,7 +5,8 @@ import pytest
 import torch
 
 from capdec.errors import DataError
-from capdec.gap import gap, std_of
+from capdec.gap import gap
+from capdec.noise import std_of
 
 
 @pytest.fixture

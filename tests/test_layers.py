@@ -13,7 +13,22 @@ from capdec.parts import KINDS
 PACKAGE = Path(capdec.__file__).parent
 BELOW_PARTS = (
     *("capdec", "errors", "protocols", "recipe", "checkpoint", "tokens", "progress", "generation"),
-    *("mapper", "nearest", "images", "photos", "annotations", "gallery", "drawing", "ptb", "cider", "nouns", "bootstrap", "rerank", "memory"),
+    *(
+        "mapper",
+        "nearest",
+        "images",
+        "photos",
+        "annotations",
+        "gallery",
+        "drawing",
+        "ptb",
+        "cider",
+        "nouns",
+        "bootstrap",
+        "rerank",
+        "memory",
+        "noise",
+    ),
 )
 LAYERS = (*((name,) for name in BELOW_PARTS), KINDS, ("parts",), ("corpus",), ("captioner",), ("scoring",), ("a job",), ("cli",), ("__main__",))
 MANY_JOBS = {"sweep"}  # train and evaluate many times

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from capdec.errors import SettingError
-from capdec.mapper import MLPMapper, TransformerMapper, build_mapper, padding_first
+from capdec.mapper import AttentionMapper, MLPMapper, TransformerMapper, build_mapper, padding_first
 
 
 def test_a_transformer_mapper_does_not_see_masked_rows():
@@ -18,6 +18,23 @@ def test_a_transformer_mapper_does_not_see_masked_rows():
     torch.testing.assert_close(mapper(rows[1:2, :1], mask[1:2, :1])[0][0], prefix[1], msg="a masked row is as if it were not there")
     torch.testing.assert_close(mapper(rows[3:, [0, 2]], mask[3:, [0, 2]])[0][0], prefix[3])
     assert not torch.allclose(mapper(rows, torch.ones_like(mask))[0][0], prefix[0])
+
+
+def test_an_attention_mapper_reads_any_number_of_rows_in_any_order_and_none_that_is_masked():
+    torch.manual_seed(0)
+    mapper = AttentionMapper(dim=8, width=16, prefix=3, layers=1, heads=2).eval()
+    rows, mask = torch.randn(4, 3, 8), torch.tensor([[True, True, False], [True, False, False], [True, True, True], [True, False, True]])
+    prefix, real = mapper(rows, mask)
+    assert prefix.shape == (4, 3, 16) and real.all()
+    torch.testing.assert_close(mapper(torch.where(mask.unsqueeze(-1), rows, torch.randn(4, 3, 8)), mask)[0], prefix)
+    torch.testing.assert_close(mapper(rows[1:2, :1], mask[1:2, :1])[0][0], prefix[1])
+    torch.testing.assert_close(mapper(rows[2:3, [2, 0, 1]], mask[2:3])[0][0], prefix[2], msg="regions have no order")
+
+
+def test_a_constant_mapper_says_the_same_of_anything():
+    mapper = build_mapper("constant", 8, 16, 3, 0, 0, 1)
+    prefix, real = mapper(torch.randn(2, 5, 8), torch.ones(2, 5, dtype=torch.bool))
+    assert prefix.shape == (2, 3, 16) and real.all() and torch.equal(prefix[0], prefix[1])
 
 
 @pytest.mark.parametrize("hidden", [True, False])
@@ -45,11 +62,11 @@ def test_the_default_of_capdec_has_the_published_number_of_parameters():
 
 
 def test_kinds_of_mappers_are_built_by_name():
-    sizes = {"dim": 8, "width": 12, "prefix": 3, "clip_length": 2, "layers": 1, "heads": 2}
-    for kind in ("transformer", "mlp", "linear"):
+    sizes = {"dim": 8, "width": 12, "prefix": 3, "clip_length": 2, "layers": 1, "heads": 4}
+    for kind in ("transformer", "mlp", "linear", "attention", "constant"):
         assert build_mapper(kind, **sizes)(torch.randn(2, 1, 8), torch.ones(2, 1, dtype=torch.bool))[0].shape == (2, 3, 12)
     assert sum(p.numel() for p in build_mapper("linear", **sizes).parameters()) == (8 + 1) * 3 * 12
-    with pytest.raises(SettingError, match="transformer, mlp, linear"):
+    with pytest.raises(SettingError, match="transformer, mlp, linear, attention, constant"):
         inspect.unwrap(build_mapper)("conv", **sizes)  # past the tests' own type checks
     with pytest.raises(SettingError, match="5 heads"):
         build_mapper("transformer", **{**sizes, "heads": 5})

@@ -25,6 +25,7 @@ import capdec
 from capdec import parts
 from capdec import recipe as recipes
 from capdec.checkpoint import load_module, module_tensors, read_tensors, write_json, write_tensors
+from capdec.corpus import encode_photos
 from capdec.errors import DataError, MismatchError, MissingExtra, SettingError
 from capdec.images import LONGEST_SIDE, open_image, upright
 from capdec.memory import Memory
@@ -87,6 +88,11 @@ class Captioner:
         return supervision_on(dataset, [*self.text, *(name for memory in self.memories for name in memory.names)], self.backbone, self.supervision)
 
     @property
+    def regions(self) -> int:
+        """How many regions of a photo its bridges want behind the global embedding."""
+        return max((getattr(bridge, "regions", 0) for bridge in self.bridges), default=0)
+
+    @property
     def memories(self) -> list[Memory]:
         """Those that its bridges look things up in."""
         held = (getattr(bridge, "memory", None) for bridge in self.bridges)
@@ -100,7 +106,8 @@ class Captioner:
         rest = iter(images)
         while taken := list(itertools.islice(rest, batch)):
             opened = [open_image(image, at_most=LONGEST_SIDE) if isinstance(image, str | Path) else upright(image) for image in taken]
-            found += self._generate(self.backbone.encode_image(opened, self.normalize), decoding or self.decoding, start + len(found))
+            seen = encode_photos(self.backbone, opened, self.regions, self.normalize)
+            found += self._generate(seen, decoding or self.decoding, start + len(found))
         return found
 
     def caption_embeddings(
@@ -131,11 +138,18 @@ class Captioner:
         return found
 
     def _generate(self, embeddings: Tensor, decoding: Decoding, start: int) -> list[Caption]:
-        condition = Condition.of((F.normalize(embeddings, dim=-1) if self.normalize else embeddings).cpu())
-        generator = torch.Generator().manual_seed(decoding.seed + start)
-        for bridge in self.bridges:
-            condition = bridge.from_image(condition, generator)
-        lists = self.decoder.generate(condition, replace(decoding, seed=decoding.seed + start))
+        """Where a bridge draws at inference, each of a photo's captions is told from draws of its own, and is the best of its search."""
+        clean = Condition.of((F.normalize(embeddings, dim=-1) if self.normalize else embeddings).cpu())
+        drawn = any(getattr(bridge, "draws", False) for bridge in self.bridges)
+        lists: list[list[Caption]] = [[] for _ in range(len(embeddings))]
+        for turn in range(decoding.captions if drawn else 1):
+            condition, seeds = clean, [(decoding.seed + start + place) * 1_009 + turn for place in range(len(embeddings))]
+            for bridge in self.bridges:
+                condition = _drawn(bridge, condition, seeds) if getattr(bridge, "draws", False) else bridge.from_image(condition, None)
+            wanted = replace(decoding, seed=decoding.seed + start + turn * 1_000_003)
+            wanted = replace(wanted, captions=1, rerank="none") if drawn else wanted
+            lists = [before + more for before, more in zip(lists, self.decoder.generate(condition, wanted), strict=True)]
+        lists = [sorted(captions, key=lambda caption: -caption.score) for captions in lists]
         if decoding.rerank == "clip":
             lists = by_clip(lists, embeddings if embeddings.ndim == 2 else embeddings[:, 0], self.backbone)
         elif decoding.rerank == "consensus":
@@ -213,6 +227,14 @@ class Captioner:
         api = HfApi()
         api.create_repo(repository, private=private, exist_ok=True)
         return str(api.upload_folder(repo_id=repository, folder_path=str(folder), ignore_patterns=["training/*", "embeddings/*"]))
+
+
+def _drawn(bridge: Bridge, condition: Condition, seeds: Sequence[int]) -> Condition:
+    """A random bridge crossed item by item, so that an item's draws do not depend on which others are in its batch."""
+    items = [condition.select(torch.tensor([place])) for place in range(len(condition))]
+    crossed = [bridge.from_image(item, torch.Generator().manual_seed(seed)) for item, seed in zip(items, seeds, strict=True)]
+    prompts = None if condition.prompts is None else tuple(prompt for one in crossed for prompt in one.prompts or ())
+    return Condition(torch.cat([one.embeddings for one in crossed]), torch.cat([one.mask for one in crossed]), prompts, condition.rows)
 
 
 def located(spec: str | dict[str, Any], backbone: Backbone) -> str | dict[str, Any]:

@@ -212,7 +212,7 @@ def embed(pairs: Pairs, backbone: Backbone, folder: Path | str, progress: Callab
     before = getattr(backbone, "truncated", 0)
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", r"\d+ of \d+ captions", UserWarning)  # of each batch; here is one of all
-        _fill(Path(folder), backbone, {"text": text_digest(pairs.sources)}, len(pairs), encode, progress)
+        _fill(Path(folder), backbone, {"text": text_digest(pairs.sources)}, len(pairs), encode, progress, backbone.dim)
     if cut := getattr(backbone, "truncated", 0) - before:
         warnings.warn(f"{cut} of {len(pairs)} captions are longer than the backbone reads: their ends were cut.", stacklevel=2)
     return Corpus(pairs, Embeddings(Path(folder), len(pairs), backbone.dim), backbone=backbone.fingerprint)
@@ -235,31 +235,45 @@ class Photos:
         return cls(list(photos), list(photos.values()))
 
 
+def encode_photos(
+    backbone: Backbone, images: "Sequence[Image]", regions: int = 0, normalize: bool = True
+) -> Float[Tensor, "B D"] | Float[Tensor, "B K D"]:
+    """Global embeddings; where regions are asked for, those behind them, and all of unit length. Raises SettingError where the backbone cannot."""
+    if not regions:
+        return backbone.encode_image(images, normalize)
+    if not hasattr(backbone, "encode_regions"):
+        name = type(backbone).__name__
+        raise SettingError(f"{name} cannot encode regions, which a bridge here wants. Take mini or huggingface with a CLIP, or another bridge.")
+    return backbone.encode_regions(images, regions)
+
+
 def embed_photos(
-    photos: Photos, backbone: Backbone, folder: Path | str, progress: Callable[[int, int], None] | None = None
+    photos: Photos, backbone: Backbone, folder: Path | str, progress: Callable[[int, int], None] | None = None, regions: int = 0
 ) -> tuple[Embeddings, dict[str, int]]:
     """Embeddings of the photos, computed where they are not in `folder` yet, and the row of each id. A photo that cannot be opened has no row, and a
-    warning counts them. Raises MismatchError where `folder` holds others."""
+    warning counts them. With `regions` a row is (1 + regions) x D wide: the global embedding and behind it the regions, all of one length. Raises
+    MismatchError where `folder` holds others."""
+    dim, what = backbone.dim * (1 + regions), {"photos": text_digest(photos.ids), **({"regions": str(regions)} if regions else {})}
 
     def encode(start: int, end: int) -> Tensor:
-        rows = torch.zeros(end - start, backbone.dim)  # those of photos that cannot be opened stay zero
+        rows = torch.zeros(end - start, dim)  # those of photos that cannot be opened stay zero
         for at in range(start, end, 32):
             opened = {}
             for place in range(at, min(at + 32, end)):
                 with suppress(ImageError):
                     opened[place - start] = photos.openers[place]()
             if opened:
-                rows[list(opened)] = backbone.encode_image(list(opened.values()), normalize=False).float().cpu()
+                rows[list(opened)] = encode_photos(backbone, list(opened.values()), regions, normalize=False).flatten(1).float().cpu()
         return rows
 
-    _fill(Path(folder), backbone, {"photos": text_digest(photos.ids)}, len(photos.ids), encode, progress)
-    embeddings = Embeddings(Path(folder), len(photos.ids), backbone.dim)
+    _fill(Path(folder), backbone, what, len(photos.ids), encode, progress, dim)
+    embeddings = Embeddings(Path(folder), len(photos.ids), dim)
     for row in np.flatnonzero(embeddings.norms == 0).tolist():  # what could not be opened then may have been mended since
         if float(encode(row, row + 1).norm()) > 0:
             shard = row // SHARD
             for file in Path(folder).glob(f"{shard:05d}.*npy"):
                 file.unlink()
-            return embed_photos(photos, backbone, folder, progress)
+            return embed_photos(photos, backbone, folder, progress, regions)
     usable = np.flatnonzero(embeddings.norms > 0).tolist()
     if len(usable) < len(photos.ids):
         warnings.warn(f"{len(photos.ids) - len(usable)} of {len(photos.ids)} photos could not be opened and are left out.", stacklevel=2)
@@ -282,9 +296,10 @@ def _fill(
     rows: int,
     encode: Callable[[int, int], Tensor],
     progress: Callable[[int, int], None] | None,
+    dim: int,
 ) -> None:
     """Writes the shards that are not there yet; `encode(start, end)` gives rows of any length."""
-    manifest = {"format_version": 1, "backbone": backbone.fingerprint, **what, "rows": rows, "dim": backbone.dim, "shard": SHARD}
+    manifest = {"format_version": 1, "backbone": backbone.fingerprint, **what, "rows": rows, "dim": dim, "shard": SHARD}
     path = folder / "manifest.json"
     if path.is_file():
         found = json.loads(path.read_text(encoding="utf-8"))
@@ -296,7 +311,7 @@ def _fill(
         values_file, norms_file = folder / f"{start // SHARD:05d}.npy", folder / f"{start // SHARD:05d}.norms.npy"
         if not (values_file.is_file() and norms_file.is_file()):
             end = min(start + SHARD, rows)
-            values = np.empty((end - start, backbone.dim), np.float32)
+            values = np.empty((end - start, dim), np.float32)
             for at in range(start, end, 1024):
                 part = encode(at, min(at + 1024, end))
                 values[at - start : at - start + len(part)] = part.float().cpu().numpy()

@@ -22,6 +22,7 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
+from jaxtyping import Float
 from torch import Tensor
 
 from capdec import bootstrap, recipe, scoring
@@ -75,14 +76,15 @@ def evaluate(
     if lacking := [key for key, example in examples.items() if example.open_image is None]:
         where = getattr(photos, "source", "Name the photos' folder (--images).")
         raise DataError(f"evaluation needs photos, and {len(lacking)} of {len(examples)} examples have none ({lacking[0]} ...). {where}")
-    vectors, lengths, read = _embedded(captioner.backbone, examples, Path(embeddings or folder / "embeddings"), partial)
+    shown_to_it, lengths, read = _embedded(captioner.backbone, examples, Path(embeddings or folder / "embeddings"), partial, captioner.regions)
+    vectors = shown_to_it[:, 0]
     left_out = getattr(photos, "left_out", 0) + len(examples) - len(read)
     examples = {key: examples[key] for key in read}
     ids = list(examples)
     references = {key: example.captions for key, example in examples.items()}
     what = {"captioner": captioner.fingerprint, "images": scoring.digest(references), "decoding": asdict(decoding)}
 
-    told = vectors if captioner.normalize else vectors * lengths.unsqueeze(1)
+    told = shown_to_it if captioner.regions else vectors if captioner.normalize else vectors * lengths.unsqueeze(1)
     said = _captioned(captioner, ids, told, decoding, folder / ".captions.jsonl", what, batch)
     systems = {"itself": dict(zip(ids, (caption.text for caption in said), strict=True))}
     systems |= _baselines(baselines, systems["itself"], vectors, captioner.backbone, texts, seed)
@@ -131,15 +133,18 @@ def evaluate(
     return scores
 
 
-def _embedded(backbone: Backbone, examples: dict[str, Example], folder: Path, partial: bool) -> tuple[Tensor, Tensor, list[str]]:
-    """Unit-length embeddings of the photos, their lengths before, and the ids of those that could be opened: all, unless `partial`."""
+def _embedded(
+    backbone: Backbone, examples: dict[str, Example], folder: Path, partial: bool, regions: int
+) -> tuple[Float[Tensor, "N K D"], Float[Tensor, "N"], list[str]]:
+    """Unit-length embeddings of the photos with their regions, lengths before, and the ids of those that could be opened: all, unless `partial`."""
     photos = Photos(list(examples), [example.open_image for example in examples.values() if example.open_image is not None])
     with Progress("embedding photos", len(photos.ids)) as progress:
-        found, rows = embed_photos(photos, backbone, folder, lambda done, _: progress.update(done))
+        found, rows = embed_photos(photos, backbone, folder, lambda done, _: progress.update(done), regions)
     if (unread := [key for key in photos.ids if key not in rows]) and not (partial and rows):
         named = ", ".join(unread[:200])
         raise DataError(f"{len(unread)} of {len(photos.ids)} photos could not be opened: {named}. Mend them, or leave them out (--partial).")
-    return found[torch.arange(len(found))], torch.from_numpy(found.norms), list(rows)
+    vectors = found[torch.arange(len(found))].view(len(found), 1 + regions, -1)
+    return F.normalize(vectors, dim=-1) if regions else vectors, torch.from_numpy(found.norms), list(rows)
 
 
 def _captioned(

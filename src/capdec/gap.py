@@ -21,6 +21,7 @@ from capdec import drawing, recipe
 from capdec.checkpoint import write_json
 from capdec.corpus import Photos, embed_photos, open_dataset, read_pairs
 from capdec.errors import DataError
+from capdec.noise import cosine_of, std_of
 from capdec.progress import Progress
 from capdec.protocols import Backbone
 
@@ -111,16 +112,7 @@ def _from_pairs(told: Float[Tensor, "P D"], shown: Float[Tensor, "P D"], apart: 
 
 
 def _estimate(name: str, std: float, dim: int, given: str, why: str) -> dict[str, Any]:
-    return {"name": name, "std": round(std, 4), "target_cosine": round(1 / math.sqrt(1 + dim * std**2), 4), "from": given, "why": why}
-
-
-def std_of(cosine: float, dim: int) -> float:
-    """The noise whose expected cosine with the clean embedding this is.
-
-    >>> round(std_of(0.298, 640), 4)
-    0.1266
-    """
-    return math.sqrt((1 / min(1.0, max(cosine, 1e-3)) ** 2 - 1) / dim)
+    return {"name": name, "std": round(std, 4), "target_cosine": round(cosine_of(std, dim), 4), "from": given, "why": why}
 
 
 def _sibling_pairs(image_ids: Sequence[str | None], texts: Sequence[str]) -> tuple[Int[Tensor, "S"], Int[Tensor, "S"]]:

@@ -1,6 +1,6 @@
 """Mappers: a condition (B, K, D) becomes a prefix (B, P, E) that a language model reads as if it were words."""
 
-from typing import Literal
+from typing import Literal, get_args
 
 import torch
 from jaxtyping import Bool, Float
@@ -51,6 +51,36 @@ class MLPMapper(nn.Module):
         return vectors, mask.flip(1).repeat_interleave(self.prefix, 1)
 
 
+class AttentionMapper(nn.Module):
+    """MacCap's mapper: `prefix` learned queries read all rows by cross-attention, in post-norm layers as wide as the embeddings (MacCap: 32 queries,
+    one layer of 8 heads at D = 512), and an MLP of three layers brings each to the language model's width. The number of rows changes no sizes."""
+
+    def __init__(self, dim: int, width: int, prefix: int, layers: int, heads: int):
+        super().__init__()
+        if dim % heads:
+            raise SettingError(f"an attention mapper is as wide as the embeddings, {dim}, and cannot have {heads} heads: {heads} does not divide it.")
+        self.queries = nn.Parameter(torch.randn(prefix, dim) * 0.02)
+        layer = nn.TransformerDecoderLayer(dim, heads, 4 * dim, 0.0, "relu", batch_first=True)
+        self.layers = nn.TransformerDecoder(layer, layers)
+        self.project = nn.Sequential(nn.Linear(dim, width), nn.ReLU(), nn.Linear(width, width), nn.ReLU(), nn.Linear(width, width))
+
+    def forward(self, embeddings: Float[Tensor, "B K D"], mask: Bool[Tensor, "B K"]) -> tuple[Float[Tensor, "B P E"], Bool[Tensor, "B P"]]:
+        batch, prefix = len(mask), len(self.queries)
+        read = self.layers(self.queries.expand(batch, -1, -1), embeddings, memory_key_padding_mask=~mask)
+        return self.project(read), mask.new_ones(batch, prefix)
+
+
+class ConstantMapper(nn.Module):
+    """Learned vectors, whatever the condition: a language model alone, which says what is likely of any photo. What a frozen one learns text with."""
+
+    def __init__(self, width: int, prefix: int):
+        super().__init__()
+        self.constants = nn.Parameter(torch.randn(prefix, width) * 0.02)
+
+    def forward(self, embeddings: Float[Tensor, "B K D"], mask: Bool[Tensor, "B K"]) -> tuple[Float[Tensor, "B P E"], Bool[Tensor, "B P"]]:
+        return self.constants.expand(len(mask), -1, -1), mask.new_ones(len(mask), len(self.constants))
+
+
 def padding_first(vectors: Float[Tensor, "B P E"], mask: Bool[Tensor, "B P"]) -> tuple[Float[Tensor, "B P E"], Bool[Tensor, "B P"]]:
     """Moves what is real, in its order, to the end: the last vector says the first word, so it must not be padding.
 
@@ -60,11 +90,17 @@ def padding_first(vectors: Float[Tensor, "B P E"], mask: Bool[Tensor, "B P"]) ->
     return vectors.take_along_dim(order.unsqueeze(-1), 1), mask.take_along_dim(order, 1)
 
 
-def build_mapper(
-    kind: Literal["transformer", "mlp", "linear"], dim: int, width: int, prefix: int, clip_length: int, layers: int, heads: int
-) -> TransformerMapper | MLPMapper:
+Kind = Literal["transformer", "mlp", "linear", "attention", "constant"]
+
+
+def build_mapper(kind: Kind, dim: int, width: int, prefix: int, clip_length: int, layers: int, heads: int) -> nn.Module:
+    """Raises SettingError for an unknown kind, and for sizes that do not go together."""
     if kind == "transformer":
         return TransformerMapper(dim, width, prefix, clip_length, layers, heads)
     if kind in ("mlp", "linear"):
         return MLPMapper(dim, width, prefix, hidden=kind == "mlp")
-    raise SettingError(f"no mapper is called {kind!r}. There are: transformer, mlp, linear.")
+    if kind == "attention":
+        return AttentionMapper(dim, width, prefix, layers, heads)
+    if kind == "constant":
+        return ConstantMapper(width, prefix)
+    raise SettingError(f"no mapper is called {kind!r}. There are: {', '.join(get_args(Kind))}.")

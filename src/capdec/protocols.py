@@ -144,7 +144,8 @@ class Example:
 
 @runtime_checkable
 class Backbone(Protocol):
-    """A frozen CLIP-like pair. Takes any number of strings or PIL images and batches inside; truncates by its own tokens and reports how often."""
+    """A frozen CLIP-like pair. Takes any number of strings or PIL images and batches inside; truncates by its own tokens and reports how often. One
+    that can has `encode_regions(images, count) -> Float["B K D"]` too, of unit length: the global embedding first, then `count` regions."""
 
     dim: int
     fingerprint: str
@@ -163,7 +164,8 @@ class Backbone(Protocol):
 class Bridge(Protocol):
     """Crosses the modality gap. Condition in, condition out, so bridges compose: fitted and applied in order. Settings that `fit` chose itself stand
     in an attribute `chosen`, where there are any, and go into the recipe that is written beside a captioner. `looks_up = True` says that text and
-    images are treated alike (a memory's), `adds_only = True` that row 0 stays as it is."""
+    images are treated alike (a memory's), `adds_only = True` that row 0 stays as it is, `regions = K` that it wants K regions of a photo behind its
+    global embedding (a Backbone's `encode_regions`), `draws = True` that `from_image` is random."""
 
     supervision: Supervision
 
@@ -194,8 +196,9 @@ class Decoder(Protocol):
     def fit(self, captions: Sequence[str]) -> None:
         """Once, before training: builds what depends on the text (a vocabulary) and the network."""
 
-    def log_prob(self, condition: Condition, captions: Sequence[str], label_smoothing: float = 0.0) -> LogProb:
-        """With label smoothing s, each token counts (1 - s) times its own log-probability plus s times the vocabulary's mean."""
+    def log_prob(self, condition: Condition, captions: Sequence[str | Caption], label_smoothing: float = 0.0) -> LogProb:
+        """With label smoothing s, each token counts (1 - s) times its own log-probability plus s times the vocabulary's mean. A Caption that this
+        decoder generated is told by its own tokens; a text by those that it is cut into."""
         ...
 
     def generate(self, condition: Condition, decoding: Decoding) -> list[list[Caption]]:

@@ -128,7 +128,7 @@ def _evaluated(captioner: Captioner, folder: Path, dataset: str | dict[str, Any]
         if done == (captioner.fingerprint, asdict(decoding or captioner.decoding), scoring.digest(references)):
             return
     of_what = hashlib.sha256(json.dumps(dataset, sort_keys=True).encode()).hexdigest()[:8]
-    photos = embeddings / f"photos-{of_what}-{captioner.backbone.fingerprint}"
+    photos = embeddings / f"photos-{of_what}-{captioner.backbone.fingerprint}{f'-{captioner.regions}' if captioner.regions else ''}"
     evaluate(captioner, dataset, folder, baselines=(), decoding=decoding, metrics=("coco_scores",), embeddings=photos, partial=partial)
 
 

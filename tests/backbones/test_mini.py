@@ -1,9 +1,10 @@
 import pytest
 import torch
+import torch.nn.functional as F
 from PIL import Image
 
 from capdec.backbones.mini import MAX_TOKENS, Mini, as_pixels
-from capdec.errors import DataError
+from capdec.errors import DataError, SettingError
 
 
 def test_a_photo_is_squeezed_whole_and_not_cropped():
@@ -57,3 +58,22 @@ def test_the_embedded_mini_tells_a_fitting_caption_from_others():
     cosines = mini.encode_image(photos) @ mini.encode_text(["a close up of a cat", "a big tower against the evening sky"]).T
     assert cosines[0, 0] > cosines[1, 0], "the cat's caption fits the cat better than the rocket"
     assert mini.trained_on_pairs == {"flickr8k"}
+
+
+def test_regions_are_the_cells_nearest_to_the_photo_each_a_mean_of_what_is_like_it():
+    mini, photos = Mini(), [Image.effect_noise((100, 80), 90 + 20 * n).convert("RGB") for n in range(3)]
+    found = mini.encode_regions(photos, 5)
+    assert found.shape == (3, 6, mini.dim)
+    torch.testing.assert_close(found[:, 0], mini.encode_image(photos), rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(found.norm(dim=-1), torch.ones(3, 6))
+    with torch.no_grad():
+        grid = mini.model.project(mini.model.image(as_pixels(photos).float() / 255).flatten(2).transpose(1, 2))
+    for photo in range(3):
+        unit = F.normalize(grid[photo], dim=-1)
+        order = (unit @ found[photo, 0]).argsort(descending=True)[:5]
+        for place, cell in enumerate(order):
+            pooled = ((unit[cell] @ unit.T) / 0.1).softmax(0) @ grid[photo]
+            torch.testing.assert_close(found[photo, 1 + place], F.normalize(pooled, dim=-1), rtol=1e-4, atol=1e-5)
+    assert mini.encode_regions([], 5).shape == (0, 6, mini.dim)
+    with pytest.raises(SettingError, match="16 cells"):
+        mini.encode_regions(photos, 17)

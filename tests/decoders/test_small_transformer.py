@@ -4,8 +4,9 @@ import pytest
 import torch
 import torch.nn.functional as F
 
+from capdec.checkpoint import module_tensors, write_tensors
 from capdec.decoders.small_transformer import END, PAD, SmallTransformer
-from capdec.errors import DataError, SettingError
+from capdec.errors import DataError, MismatchError, SettingError
 from capdec.protocols import Condition, Decoding
 
 CAPTIONS = ["a man rides a horse", "two dogs run over the grass and play", "a man"]
@@ -161,3 +162,46 @@ def test_a_caption_that_spells_a_special_token_is_text(tmp_path):
     decoder.fit(["a man <end> rides", "a dog"] * 4)
     ids = decoder.tokenizer.encode("a man <end> <pad>").ids
     assert not {0, 1} & set(ids) and decoder.tokenizer.decode(ids).strip() == "a man <end> <pad>"
+
+
+def test_a_generated_caption_is_told_by_its_own_tokens():
+    """However its text would be cut: a period that the corpus sets apart is written next to its word."""
+    decoder = build()
+    for captions in decoder.generate(condition(), Decoding("nucleus", captions=4, max_tokens=20, seed=3)):
+        for one in captions:
+            if len(one.tokens) < 20:
+                single = condition().select(torch.tensor([0]))
+                total, tokens = decoder.log_prob(single, [one])
+                ids = torch.tensor([*one.tokens, END])
+                wanted = plain_logits(decoder, single, ids[:-1]).log_softmax(-1).gather(1, (ids - END).unsqueeze(1)).sum()
+                assert tokens.tolist() == [len(ids)] and total.item() == pytest.approx(wanted.item(), rel=1e-4)
+
+
+def saved(folder, **settings):
+    """As a captioner's folder has it."""
+    decoder = build(**settings)
+    folder.mkdir()
+    decoder.save(folder)
+    write_tensors(folder / "weights.safetensors", {f"decoder.{name}": tensor for name, tensor in module_tensors(decoder).items()})
+    return decoder
+
+
+def test_it_starts_from_another_ones_language_model_which_may_stay_as_it_is(tmp_path):
+    words = saved(tmp_path / "words", mapper="constant")
+    sizes = {"layers": 2, "width": 32, "heads": 2, "prefix": 2, "max_tokens": 24, "dropout": 0.5}
+    decoder = SmallTransformer(16, **sizes, start=str(tmp_path / "words"), frozen=True)
+    decoder.fit(["another corpus"])
+    assert torch.equal(decoder.words.weight, words.words.weight) and torch.equal(decoder.layers[1].out.weight, words.layers[1].out.weight)
+    assert {name.partition(".")[0] for name, weight in decoder.named_parameters() if weight.requires_grad} == {"mapper"}
+    decoder.train()
+    torch.testing.assert_close(decoder.log_prob(condition(), CAPTIONS).total, decoder.log_prob(condition(), CAPTIONS).total)  # no dropout
+    tuned = SmallTransformer(16, **sizes, start=str(tmp_path / "words"))
+    tuned.fit([])
+    assert all(weight.requires_grad for weight in tuned.parameters())
+    other = SmallTransformer(16, **{**sizes, "width": 48}, start=str(tmp_path / "words"))
+    with pytest.raises(MismatchError, match="words"):
+        other.fit([])
+    with pytest.raises(DataError, match="tokenizer"):
+        SmallTransformer(16, **sizes, start=str(tmp_path / "nothing")).fit([])
+    with pytest.raises(SettingError, match="needs start"):
+        SmallTransformer(16, **sizes, frozen=True)

@@ -22,10 +22,11 @@ from tokenizers import Tokenizer
 from torch import Tensor, nn
 
 from capdec.checkpoint import load_module, module_tensors, read_tensors, write_json, write_tensors
-from capdec.errors import DataError
+from capdec.errors import DataError, SettingError
 from capdec.tokens import pad, train_bpe
 
 SIZE = 128  # pixels a side that the tower was trained for
+NEAR = 0.1  # temperature of the softmax over cells that makes a region of one
 MAX_TOKENS = 32
 
 
@@ -161,6 +162,25 @@ class Mini:
     def encode_image(self, images: Sequence[Image.Image], normalize: bool = True) -> Float[Tensor, "B D"]:
         pixels = (as_pixels(images[start : start + self.batch]) for start in range(0, len(images), self.batch))
         return self._joined([self.model.image_embeddings(part.to(self.device).float() / 255) for part in pixels], normalize)
+
+    @torch.inference_mode()
+    def encode_regions(self, images: Sequence[Image.Image], count: int) -> Float[Tensor, "B K D"]:
+        """Of unit length: the global embedding, then `count` regions. The tower sees a photo as 4 x 4 cells, whose mean is the global embedding. A
+        region belongs to a cell that is near to it by cosine (nearest first): the mean of all cells, weighted by the softmax of their cosines to that
+        cell over 0.1, which takes the place of a transformer's attention (MacCap, Qiu et al. 2024). Raises SettingError for more regions than cells.
+        """
+        cells = (SIZE // 32) ** 2
+        if not 0 <= count <= cells:
+            raise SettingError(f"count = {count} regions were asked for, but mini sees a photo as {cells} cells. Take 0 to {cells}.")
+        found = [torch.zeros(0, 1 + count, self.dim, device=self.device)]
+        for start in range(0, len(images), self.batch):
+            pixels = as_pixels(images[start : start + self.batch]).to(self.device).float() / 255
+            grid = self.model.project(self.model.image(pixels).flatten(2).transpose(1, 2))  # (B, cells, D)
+            own, unit = F.normalize(grid.mean(1, keepdim=True), dim=-1), F.normalize(grid, dim=-1)
+            chosen = (unit @ own.transpose(1, 2)).topk(count, dim=1).indices  # (B, count, 1)
+            near = torch.softmax(unit.take_along_dim(chosen, 1) @ unit.transpose(1, 2) / NEAR, dim=-1)
+            found.append(torch.cat([own, F.normalize(near @ grid, dim=-1)], 1))
+        return torch.cat(found)
 
     def _joined(self, parts: list[Tensor], normalize: bool) -> Tensor:
         embeddings = torch.cat(parts) if parts else torch.zeros(0, self.dim, device=self.device)

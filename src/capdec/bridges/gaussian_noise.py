@@ -16,6 +16,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from capdec.errors import SettingError
+from capdec.noise import cosine_of, one_of
 from capdec.protocols import Condition, Supervision
 
 if TYPE_CHECKING:
@@ -43,26 +44,18 @@ class GaussianNoise:
         distribution: Literal["gaussian", "uniform"] = "gaussian",
         modality_offset: bool = False,
     ):
-        given = {"std": std, "variance": variance, "target_cosine": target_cosine}
-        named = {name: value for name, value in given.items() if value is not None}
-        if len(named) != 1:
-            came = ", ".join(f"{name} = {value}" for name, value in named.items()) or "none"
-            raise SettingError(f"gaussian_noise takes exactly one of std, variance and target_cosine; {came} came. Try target_cosine = 0.5.")
+        self.std = one_of("gaussian_noise", dim, std, variance, target_cosine)
         if distribution not in ("gaussian", "uniform"):
             raise SettingError(f"distribution is 'gaussian' or 'uniform', not {distribution!r}.")
-        (name, value), *_ = named.items()
-        if not 0 <= value < math.inf or (name == "target_cosine" and not 0 < value <= 1):
-            raise SettingError(f"{name} = {value} is out of range: std and variance are 0 or more, target_cosine lies in (0, 1].")
         self.dim = dim
         self.distribution = distribution
         self.supervision = Supervision.IMAGE_STATISTICS if modality_offset else Supervision(0)
         self.offset: Tensor | None = torch.zeros(dim) if modality_offset else None
-        self.std = {"std": lambda: value, "variance": lambda: math.sqrt(value), "target_cosine": lambda: math.sqrt((1 / value**2 - 1) / dim)}[name]()
 
     @property
     def target_cosine(self) -> float:
         """Expected cosine between an embedding and its noised self, 1 / sqrt(1 + D std^2)."""
-        return 1 / math.sqrt(1 + self.dim * self.std**2)
+        return cosine_of(self.std, self.dim)
 
     def fit(self, corpus: "Corpus", images: Float[Tensor, "M D"] | None = None) -> None:
         """The offset, where it is wanted. Raises SettingError without images."""

@@ -6,7 +6,6 @@ In training a caption finds its nearest neighbours too well: nearer than an imag
 (`target_cosine`), so that a decoder sees the neighbours that an image would find. Captions of its own photo are never among them.
 """
 
-import math
 from typing import TYPE_CHECKING
 
 import torch
@@ -17,6 +16,7 @@ from torch import Tensor
 from capdec.errors import SettingError
 from capdec.memory import Memory
 from capdec.nearest import nearest
+from capdec.noise import std_of
 from capdec.protocols import Condition, Supervision
 
 if TYPE_CHECKING:
@@ -50,7 +50,7 @@ class Retrieval:
         if count < 1 or not 0 < target_cosine <= 1:
             raise SettingError(f"count is 1 or more and target_cosine in (0, 1]; count = {count}, target_cosine = {target_cosine} came.")
         self.count, self.target_cosine, self.replace, self.adds_only = count, target_cosine, replace, not replace
-        self.std = math.sqrt((1 / target_cosine**2 - 1) / dim)
+        self.std = std_of(target_cosine, dim)
         self.memory = Memory(dim, size, memory, seed, dataset)
 
     def fit(self, corpus: "Corpus", images: Float[Tensor, "M D"] | None = None) -> None:

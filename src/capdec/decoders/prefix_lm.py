@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from capdec.errors import DataError, MissingExtra, SettingError
 from capdec.generation import search
-from capdec.mapper import build_mapper, padding_first
+from capdec.mapper import Kind, build_mapper, padding_first
 from capdec.protocols import Caption, Condition, Decoding, LogProb
 from capdec.tokens import pad
 
@@ -35,7 +35,7 @@ class PrefixLM(nn.Module):
         revision: str | None = None,
         pretrained: bool = True,
         language_model: Literal["tuned", "frozen"] = "tuned",
-        mapper: Literal["transformer", "mlp", "linear"] = "transformer",
+        mapper: Kind = "transformer",
         prefix: int = 40,
         clip_length: int = 40,
         mapper_layers: int = 8,
@@ -102,12 +102,15 @@ class PrefixLM(nn.Module):
             self.lm.eval()
         return self
 
-    def forward(self, condition: Condition, captions: Sequence[str], label_smoothing: float = 0.0) -> LogProb:
+    def forward(self, condition: Condition, captions: Sequence[str | Caption], label_smoothing: float = 0.0) -> LogProb:
         return self.log_prob(condition, captions, label_smoothing)
 
-    def log_prob(self, condition: Condition, captions: Sequence[str], label_smoothing: float = 0.0) -> LogProb:
+    def log_prob(self, condition: Condition, captions: Sequence[str | Caption], label_smoothing: float = 0.0) -> LogProb:
         self._ready()
-        rows = [[*ids[: self.max_tokens - 1], self._end()] for ids in self._tokens([self._without_end(caption) for caption in captions])]
+        texts = self._tokens([self._without_end(one) for one in captions if isinstance(one, str)])
+        rest = iter(texts)
+        said = [list(one.tokens) if isinstance(one, Caption) else next(rest) for one in captions]
+        rows = [[*ids[: self.max_tokens - 1], self._end()] for ids in said]
         device = self.lm.device
         lengths = torch.tensor([len(row) for row in rows], device=device)
         targets = pad(rows).to(device)  # (B, T)

@@ -8,7 +8,6 @@
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Literal
 
 import torch
 import torch.nn.functional as F
@@ -16,9 +15,10 @@ from jaxtyping import Bool, Float, Int
 from tokenizers import Tokenizer
 from torch import Tensor, nn
 
+from capdec.checkpoint import load_module, module_tensors, read_tensors
 from capdec.errors import DataError, SettingError
 from capdec.generation import search
-from capdec.mapper import build_mapper, padding_first
+from capdec.mapper import Kind, build_mapper, padding_first
 from capdec.protocols import Caption, Condition, Decoding, LogProb
 from capdec.tokens import pad, train_bpe
 
@@ -48,7 +48,9 @@ class Layer(nn.Module):
 
 class SmallTransformer(nn.Module):
     """`max_tokens` is the longest caption it can learn or say, end included; longer ones are cut. Prompts, where a condition has them, stand between
-    the prefix and the caption. Raises SettingError for sizes that do not go together."""
+    the prefix and the caption. `start` is the folder of a captioner of this kind whose vocabulary and language model (all but the mapper) it begins
+    with; with `frozen` they stay as they are, and the mapper alone learns. Raises SettingError for sizes that do not go together, and from `fit`
+    DataError or MismatchError for a `start` that is not there or has other sizes."""
 
     def __init__(
         self,
@@ -56,18 +58,25 @@ class SmallTransformer(nn.Module):
         layers: int = 3,
         width: int = 256,
         heads: int = 4,
-        mapper: Literal["linear", "mlp", "transformer"] = "mlp",
+        mapper: Kind = "mlp",
+        mapper_layers: int = 2,
         prefix: int = 4,
         vocabulary: int = 4000,
         max_tokens: int = 64,
         dropout: float = 0.1,
+        start: str | None = None,
+        frozen: bool = False,
     ):
         super().__init__()
+        if frozen and start is None:
+            raise SettingError(
+                "frozen = true needs start = FOLDER, a captioner whose language model is to stay as it is: an untrained one says nothing."
+            )
         if width % heads:
             raise SettingError(f"width {width} cannot be shared by {heads} heads: {heads} does not divide it.")
-        self.dim, self.vocabulary, self.max_tokens = dim, vocabulary, max_tokens
+        self.dim, self.vocabulary, self.max_tokens, self.start, self.frozen = dim, vocabulary, max_tokens, start, frozen
         self.tokenizer: Tokenizer | None = None
-        self.mapper = build_mapper(mapper, dim, width, prefix, clip_length=prefix, layers=2, heads=heads)
+        self.mapper = build_mapper(mapper, dim, width, prefix, clip_length=prefix, layers=mapper_layers, heads=heads)
         self.words = nn.Embedding(0, width)  # sized by `fit` or `load`; also the output layer
         self.positions = nn.Parameter(torch.randn(512, width) * 0.02)
         self.drop = nn.Dropout(dropout)
@@ -78,7 +87,28 @@ class SmallTransformer(nn.Module):
                 nn.init.normal_(weight, std=0.02 / (2 * layers) ** 0.5)
 
     def fit(self, captions: Sequence[str]) -> None:
-        self._use(train_bpe(captions, self.vocabulary, ["<pad>", "<end>"]))
+        if self.start is None:
+            self._use(train_bpe(captions, self.vocabulary, ["<pad>", "<end>"]))
+            return
+        folder = Path(self.start)
+        self.load(folder)
+        tensors = {
+            name.removeprefix("decoder."): t for name, t in read_tensors(folder / "weights.safetensors")[0].items() if name.startswith("decoder.")
+        }
+        own = {name: tensor for name, tensor in module_tensors(self).items() if name.startswith("mapper.")}
+        load_module(self, {name: tensor for name, tensor in tensors.items() if not name.startswith("mapper.")} | own, folder)
+        if self.frozen:
+            self.requires_grad_(False)
+            self.mapper.requires_grad_(True)
+        self.train(self.training)
+
+    def train(self, mode: bool = True) -> "SmallTransformer":
+        """A frozen language model stays in evaluation mode: no dropout."""
+        super().train(mode)
+        if self.frozen:
+            self.layers.eval()
+            self.drop.eval()
+        return self
 
     def save(self, folder: Path) -> None:
         self._tokenizer().save(str(folder / "decoder_tokenizer.json"))
@@ -100,12 +130,13 @@ class SmallTransformer(nn.Module):
             raise SettingError("this small_transformer has no vocabulary yet: call fit(captions) before training, or load(folder).")
         return self.tokenizer
 
-    def forward(self, condition: Condition, captions: Sequence[str], label_smoothing: float = 0.0) -> LogProb:
+    def forward(self, condition: Condition, captions: Sequence[str | Caption], label_smoothing: float = 0.0) -> LogProb:
         return self.log_prob(condition, captions, label_smoothing)
 
-    def log_prob(self, condition: Condition, captions: Sequence[str], label_smoothing: float = 0.0) -> LogProb:
-        encodings = self._tokenizer().encode_batch(list(captions))
-        rows = [[*encoding.ids[: self.max_tokens - 1], END] for encoding in encodings]
+    def log_prob(self, condition: Condition, captions: Sequence[str | Caption], label_smoothing: float = 0.0) -> LogProb:
+        tokenizer = self._tokenizer()
+        said = [list(one.tokens) if isinstance(one, Caption) else tokenizer.encode(one).ids for one in captions]
+        rows = [[*ids[: self.max_tokens - 1], END] for ids in said]
         targets = pad(rows).to(self.positions.device)  # (B, T)
         prefix, mask = self._prefix(condition)
         x = torch.cat([prefix, self.words(targets[:, :-1])], 1)  # (B, P + T - 1, E)
