@@ -10,6 +10,7 @@ import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -77,6 +78,25 @@ def load_module(module: torch.nn.Module, tensors: dict[str, torch.Tensor], sourc
     with torch.no_grad():
         for name, tensor in wanted.items():
             tensor.copy_(tensors[name])
+
+
+class Record:
+    """A training's metrics.jsonl: a line a step."""
+
+    def __init__(self, path: Path):
+        self.path = path
+        text = path.read_text(encoding="utf-8") if path.is_file() else ""
+        self.lines = [json.loads(line) for line in text.split("\n")[:-1]]  # a kill may leave half a line, without its end
+
+    def forget_after(self, step: int) -> None:
+        """What the run to be continued had written beyond its last checkpoint will be written again."""
+        self.lines = [line for line in self.lines if line["step"] <= step]
+        with replacing(self.path) as temporary:
+            temporary.write_text("".join(json.dumps(line) + "\n" for line in self.lines), encoding="utf-8")
+
+    def add(self, line: dict[str, Any]) -> None:
+        with open(self.path, "a", encoding="utf-8") as file:
+            file.write(json.dumps(line) + "\n")
 
 
 def save_state(path: Path | str, model: torch.nn.Module, optimizer: torch.optim.Optimizer, step: int, identity: dict) -> None:

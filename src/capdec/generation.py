@@ -17,6 +17,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from capdec import recipe
 from capdec.errors import SettingError
 from capdec.protocols import Decoding
 
@@ -48,11 +49,7 @@ def search(stepper: Stepper, decoding: Decoding, end: int) -> list[list[Found]]:
 
 def settings(values: dict[str, Any]) -> Decoding:
     """Raises SettingError for an unknown name, showing those there are, and for what cannot be."""
-    known = Decoding.__dataclass_fields__
-    unknown = [name for name in values if name not in known]
-    if unknown:
-        raise SettingError(f"decoding has no setting {', '.join(map(repr, unknown))}. Its settings: {', '.join(known)}.")
-    decoding = Decoding(**values)
+    decoding = recipe.settings("decoding", Decoding, values)
     check(decoding)
     return decoding
 

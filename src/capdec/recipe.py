@@ -18,13 +18,14 @@ A part is its name, or a table of its name and settings. The resolved recipe (wi
 every result.
 """
 
+import dataclasses
 import json
 import subprocess
 import time
 import tomllib
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import tomli_w
 
@@ -32,6 +33,7 @@ import capdec
 from capdec.errors import SettingError
 
 Recipe = dict[str, Any]
+T = TypeVar("T")
 KEYS = (
     *("captions", "sources", "backbone", "bridges", "decoder", "training", "paired_photos", "unpaired_photos", "decoding", "chosen"),
     "evaluation",
@@ -87,6 +89,15 @@ def _position(values: list, key: str, assignment: str) -> int:
     if not key.isdigit() or int(key) >= len(values):
         raise SettingError(f"{assignment!r}: {key!r} is not one of the {len(values)} places, counted from 0.")
     return int(key)
+
+
+def settings(table: str, kind: type[T], values: dict[str, Any]) -> T:
+    """A recipe's table as the dataclass of its settings. Raises SettingError for an unknown name, showing those there are."""
+    known = [field.name for field in dataclasses.fields(kind)]  # type: ignore[arg-type]
+    unknown = [name for name in values if name not in known]
+    if unknown:
+        raise SettingError(f"{table} has no setting {', '.join(map(repr, unknown))}. Its settings: {', '.join(known)}.")
+    return kind(**values)
 
 
 def dump(recipe: Recipe) -> str:

@@ -8,7 +8,6 @@ statistics); what it was given is kept with the captioner. Step s draws all that
 batches of one.
 """
 
-import json
 import math
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -24,7 +23,7 @@ from torch import Tensor
 
 from capdec import generation, parts, recipe
 from capdec.captioner import Captioner, located
-from capdec.checkpoint import load_module, load_state, module_tensors, read_tensors, replacing, save_state, write_json, write_tensors
+from capdec.checkpoint import Record, load_module, load_state, module_tensors, read_tensors, replacing, save_state, write_json, write_tensors
 from capdec.corpus import Corpus, Embeddings, Pairs, Photos, embed, embed_photos, open_dataset, read_pairs, told_from_photos
 from capdec.errors import MissingExtra, SettingError
 from capdec.progress import Progress
@@ -84,12 +83,8 @@ class Training:
 
 def settings(values: dict[str, Any]) -> Training:
     """Raises SettingError for an unknown name, showing those there are."""
-    known = Training.__dataclass_fields__
-    unknown = [name for name in values if name not in known]
-    if unknown:
-        raise SettingError(f"training has no setting {', '.join(map(repr, unknown))}. Its settings: {', '.join(known)}.")
     typed: dict[str, Any] = {name: tuple(value) if isinstance(value, list) else value for name, value in values.items()}
-    return Training(**typed)
+    return recipe.settings("training", Training, typed)
 
 
 def train(
@@ -378,7 +373,7 @@ def _optimise(
     optimizer = torch.optim.AdamW(
         [{"params": decayed, "weight_decay": plan.weight_decay}, {"params": others, "weight_decay": 0.0}], betas=(0.9, 0.98)
     )
-    state, best_file, record = folder / "state.safetensors", folder / "best.safetensors", _Record(folder / "metrics.jsonl")
+    state, best_file, record = folder / "state.safetensors", folder / "best.safetensors", Record(folder / "metrics.jsonl")
     step = load_state(state, decoder, optimizer, identity) if state.is_file() else 0
     worker.wait()
     if worker.is_first:
@@ -448,25 +443,6 @@ def _step(wrapped: Any, optimizer: Any, rows: Tensor, step: int, data: _Data, br
     worker.accelerator.clip_grad_norm_([p for group in optimizer.param_groups for p in group["params"]], plan.clip)
     optimizer.step()
     return -sums[0] / sums[1]
-
-
-class _Record:
-    """metrics.jsonl: a line a step."""
-
-    def __init__(self, path: Path):
-        self.path = path
-        text = path.read_text(encoding="utf-8") if path.is_file() else ""
-        self.lines = [json.loads(line) for line in text.split("\n")[:-1]]  # a kill may leave half a line, without its end
-
-    def forget_after(self, step: int) -> None:
-        """What the run to be continued had written beyond its last checkpoint will be written again."""
-        self.lines = [line for line in self.lines if line["step"] <= step]
-        with replacing(self.path) as temporary:
-            temporary.write_text("".join(json.dumps(line) + "\n" for line in self.lines), encoding="utf-8")
-
-    def add(self, line: dict[str, Any]) -> None:
-        with open(self.path, "a", encoding="utf-8") as file:
-            file.write(json.dumps(line) + "\n")
 
 
 def card(report: dict[str, Any], captioner: Captioner) -> str:
