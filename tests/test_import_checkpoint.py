@@ -3,6 +3,7 @@
 import json
 import pickle
 
+import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
@@ -10,9 +11,11 @@ from click.testing import CliRunner
 from tokenizers.pre_tokenizers import ByteLevel
 from transformers import GPT2Config, GPT2LMHeadModel, PreTrainedTokenizerFast
 
+from capdec import parts
 from capdec.captioner import Captioner
 from capdec.checkpoint import write_tensors
 from capdec.cli import main
+from capdec.corpus import embed, open_dataset, read_pairs
 from capdec.errors import DataError, MismatchError
 from capdec.import_checkpoint import import_checkpoint
 from capdec.protocols import Condition, Decoding
@@ -24,6 +27,7 @@ CAPTION = "a man rides a horse"
 
 @pytest.fixture
 def language_model(tmp_path):
+    torch.manual_seed(0)
     bpe = train_bpe(["a man rides a horse .", "two dogs run."] * 4, 300, ["<|endoftext|>"])
     bpe.pre_tokenizer = ByteLevel(add_prefix_space=False)  # as GPT-2's: a period after a word is another token than one after a space
     config = GPT2Config(vocab_size=bpe.get_vocab_size(), n_embd=WIDTH, n_layer=2, n_head=2, n_positions=128, bos_token_id=0, eos_token_id=0)
@@ -110,9 +114,64 @@ def test_a_released_file_says_what_its_makers_code_says(tmp_path, released, lang
             torch.testing.assert_close(found, original(state, language_model, embeddings, tokens), atol=1e-4, rtol=1e-4)
     captions = loaded.caption_embeddings(embeddings, Decoding("greedy", max_tokens=40))
     assert all(caption.text.endswith(".") == (len(caption.tokens) < 40) for caption in captions), "what was cut off has no period"
-    lengths = [[c.text for c in loaded.caption_embeddings(embeddings * scale, Decoding("greedy", max_tokens=12))] for scale in (1, 50)]
+    lengths = [[c.text for c in loaded.caption_embeddings(embeddings * scale, Decoding("greedy", max_tokens=12))] for scale in (1, 0.02)]
     assert (lengths[0] == lengths[1]) == (kind == "capdec"), "ClipCap reads embeddings at their own length, CapDec at unit length"
     assert loaded.supervision.words() == ("text + pairs" if kind == "clipcap" else "text only")
+
+
+@pytest.fixture
+def clip_tokenizer(tmp_path):
+    """With the begin and end of CLIP's."""
+    bpe = train_bpe(["a man rides a horse .", "two dogs run."] * 4, 300, ["<|startoftext|>", "<|endoftext|>"])
+    made = PreTrainedTokenizerFast(tokenizer_object=bpe, bos_token="<|startoftext|>", eos_token="<|endoftext|>", pad_token="<|endoftext|>")
+    made.save_pretrained(tmp_path / "tokens")
+    return tmp_path / "tokens"
+
+
+def decap_of(width, vocabulary):
+    torch.manual_seed(0)
+    gpt = GPT2LMHeadModel(GPT2Config(vocab_size=vocabulary, n_embd=width, n_layer=3, n_head=4, n_positions=64))
+    state = {f"decoder.{key}": value * 3 for key, value in gpt.state_dict().items()}
+    return state | {f"clip_project.{key}": value for key, value in linear("model.0", width, DIM).items()}
+
+
+@pytest.mark.parametrize("with_memory", [False, True])
+def test_decap_says_what_its_makers_code_says(tmp_path, language_model, clip_tokenizer, tiny_backbone, captions_file, with_memory):
+    """[linear of the projected embedding, begin, words, end], greedily, restated with GPT-2 itself."""
+    state = decap_of(WIDTH, 300)  # more than there are tokens, as DeCap's 50,257
+    torch.save(state, tmp_path / "weights.pt")
+    plan = {"kind": "decap", "backbone": tiny_backbone, "language_model": str(language_model), "tokenizer": str(clip_tokenizer)}
+    if with_memory:
+        backbone = parts.build("backbones", tiny_backbone)
+        embed(read_pairs(open_dataset(str(captions_file))), backbone, tmp_path / "memory")
+        plan |= {"memory": str(tmp_path / "memory"), "text": ("coco",)}
+    import_checkpoint(tmp_path / "weights.pt", tmp_path / "out", **plan)
+    loaded = Captioner.load(tmp_path / "out")
+    gpt = GPT2LMHeadModel(GPT2Config(vocab_size=300, n_embd=WIDTH, n_layer=3, n_head=4, n_positions=64)).eval()
+    gpt.load_state_dict({key.removeprefix("decoder."): value for key, value in state.items() if key.startswith("decoder.")})
+    ids = loaded.decoder.tokenizer(CAPTION, add_special_tokens=False)["input_ids"]
+    embeddings = torch.randn(4, DIM) * 3
+    told = F.normalize(embeddings, dim=-1)
+    if with_memory:
+        rows = torch.from_numpy(np.load(tmp_path / "memory/00000.npy")).bfloat16().float()
+        told = F.normalize(torch.softmax(told @ rows.T / 0.01, -1) @ rows, dim=-1)
+        assert loaded.supervision_on("coco").words() == "text + target-domain text"
+    prefix = (told @ state["clip_project.model.0.weight"].T + state["clip_project.model.0.bias"]).unsqueeze(1)
+    tokens = torch.tensor([0, *ids, 1])
+    with torch.no_grad():
+        logits = gpt(inputs_embeds=torch.cat([prefix, gpt.transformer.wte(tokens).expand(4, -1, -1)], 1)).logits[:, 1:-1]
+        wanted = logits.log_softmax(-1).gather(2, tokens[1:].expand(4, -1).unsqueeze(2)).sum((1, 2))
+        found = loaded.decoder.log_prob(Condition.of(told), [CAPTION] * 4).total
+        torch.testing.assert_close(found, wanted, atol=1e-4, rtol=1e-4)
+        for place, caption in enumerate(loaded.caption_embeddings(embeddings)):
+            said = [0]
+            while len(said) <= 30 and said[-1] != 1:
+                said.append(
+                    int(
+                        gpt(inputs_embeds=torch.cat([prefix[place : place + 1], gpt.transformer.wte(torch.tensor([said]))], 1)).logits[0, -1].argmax()
+                    )
+                )
+            assert list(caption.tokens) == [token for token in said[1:] if token != 1]
 
 
 def test_it_is_a_command(tmp_path, released, language_model, tiny_backbone):
@@ -149,7 +208,7 @@ def test_other_files_are_refused_and_no_code_in_them_runs(tmp_path, released, la
     assert "run" not in capsys.readouterr().out
     with pytest.raises(DataError, match="no state dict"):
         read({"epoch": 3})
-    with pytest.raises(DataError, match="no ClipCap or CapDec"):
+    with pytest.raises(DataError, match="none of clipcap, capdec, decap"):
         read({"weight": torch.ones(2)})
     state = released("mlp")
     with pytest.raises(MismatchError, match="width 8"):

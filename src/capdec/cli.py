@@ -222,6 +222,44 @@ def train(
         click.echo(f"Try it:  capdec caption PHOTO... --captioner {output}")
 
 
+@main.command(epilog=_choices())
+@click.argument("captioner", required=False)
+@click.argument("captions", required=False)
+@click.option("--photos", help="Photos without captions: WebDataset shards, say.  [default: none, and the text's own noised embeddings stand in]")
+@click.option(
+    "--output", required=True, type=click.Path(file_okay=False, path_type=Path), help="The new captioner's folder. An unfinished run continues."
+)
+@click.option("--recipe", "recipe_file", type=click.Path(dir_okay=False), help="A TOML file with captioner, captions, photos and [refining].")
+@click.option("--set", "assignments", multiple=True, metavar="KEY=VALUE", help="Any setting, e.g. refining.steps=500.")
+@device_option
+def refine(
+    captioner: str | None, captions: str | None, photos: str | None, output: Path, recipe_file: str | None, assignments: tuple[str, ...], device: str
+) -> None:
+    """Train CAPTIONER on from its own captions of photos that have none (CgT-GAN): rewarded for nearness to what CAPTIONS say of such photos, and for
+    sounding like them."""
+    from capdec import recipe
+    from capdec.errors import SettingError
+    from capdec.refine import refine as run
+
+    table = recipe.read(recipe_file) if recipe_file else {}
+    table |= {key: value for key, value in (("captioner", captioner), ("captions", captions), ("photos", photos)) if value is not None}
+    table = recipe.override(table, assignments)
+    table.pop("evaluation", None)
+    known = ("captioner", "captions", "photos", "refining")
+    if unknown := [key for key in table if key not in known]:
+        raise SettingError(f"a recipe for refining has no {', '.join(map(repr, unknown))}. It has: {', '.join(known)}.")
+    if "captioner" not in table or "captions" not in table:
+        raise SettingError(
+            "name a captioner that was trained, and the text: capdec refine CAPTIONER captions.jsonl --output DIR, or both in a recipe."
+        )
+    try:
+        made = run(**table, output=output, device=device)
+    except KeyboardInterrupt:
+        click.echo(f"\nInterrupted; {output / 'refining'} holds the last checkpoint. Run the same command to continue.", err=True)
+        raise SystemExit(130) from None
+    click.echo(f"Refined: {output}   given: {made.supervision.words()}")
+
+
 def _dataset(command: Callable, required: bool = True) -> Callable:
     """The options that name a dataset."""
     options = [
@@ -538,23 +576,22 @@ def gap(backbone: str, captions: str, photos: str | None, output: Path, picture:
 
 @main.command("import-checkpoint")
 @click.argument("file")
-@click.option("--format", "kind", required=True, type=click.Choice(["clipcap", "capdec"]), help="Whose the file is.")
+@click.option("--format", "kind", required=True, type=click.Choice(["clipcap", "capdec", "decap"]), help="Whose the file is.")
 @click.option("--output", required=True, type=click.Path(file_okay=False, path_type=Path), help="The captioner's folder.")
 @click.option("--backbone", required=True, help="What it was trained with: a hub id or folder (CapDec: timm/resnet50x4_clip.openai).")
+@click.option("--memory", type=click.Path(exists=True, file_okay=False), help="DeCap's memory: a folder that `capdec train --embeddings` filled.")
+@click.option("--tokenizer", default="openai/clip-vit-base-patch32", show_default=True, help="CLIP's, for DeCap's captions.")
 @click.option("--language-model", default="openai-community/gpt2", show_default=True, help="For the tokenizer and the sizes: a hub id or a folder.")
 @click.option("--mapper-heads", default=8, show_default=True, help="Attention heads of a transformer mapper, which no shape says.")
-@click.option("--pairs/--text-only", default=None, help="What it was trained on.  [default: ClipCap on pairs, CapDec on text alone]")
+@click.option("--pairs/--text-only", default=None, help="What it was trained on.  [default: ClipCap on pairs, the others on text alone]")
 @click.option(
     "--text", multiple=True, metavar="DATASET", help="Of which datasets its captions were (coco, say): scores on them are of its own domain."
 )
-def import_checkpoint(
-    file: str, kind: Any, output: Path, backbone: str, language_model: str, mapper_heads: int, pairs: bool | None, text: tuple[str, ...]
-) -> None:
+def import_checkpoint(file: str, output: Path, backbone: str, pairs: bool | None, **given: Any) -> None:
     """Read the weights that authors released (a state dict, FILE) into a captioner's folder. No code in FILE is run."""
     from capdec.import_checkpoint import import_checkpoint as run
 
-    given = _part("backbones", backbone)
-    captioner = run(file, output, kind=kind, backbone=given, language_model=language_model, mapper_heads=mapper_heads, paired=pairs, text=text)
+    captioner = run(file, output, backbone=_part("backbones", backbone), paired=pairs, **given)
     click.echo(f"Read: {output}   decoder: {captioner.spec['decoder']}\nTry it:  capdec caption PHOTO... --captioner {output}")
 
 

@@ -1,12 +1,15 @@
-"""Read the state dicts that authors have released into a captioner's folder: ClipCap's (Mokady et al. 2021) and CapDec's (Nukrai et al. 2022).
+"""Read the state dicts that authors have released into a captioner's folder: ClipCap's (Mokady et al. 2021), CapDec's (Nukrai et al. 2022) and
+DeCap's (Li et al. 2023).
 
-    clip_project.model.0.weight, .2.weight                MLP mapper
+    clip_project.model.0.weight, .2.weight                MLP mapper; DeCap's has .0 alone, one linear
     clip_project.linear, .prefix_const, .transformer...   transformer mapper
-    gpt.transformer..., gpt.lm_head                       GPT-2
+    gpt.transformer..., gpt.lm_head                       GPT-2; DeCap's is decoder.transformer..., with four layers and heads of its own
 
-Sizes follow from the shapes; only the number of heads does not. Captions of both end with the first period, for neither was taught an end of text.
-CapDec normalised embeddings in training, so its captioner does; ClipCap read CLIP's embeddings at their own length, so its captioner reads them so.
-What is not known of a file: which backbone it was trained with, beyond the width of its embeddings, and on what.
+Sizes follow from the shapes; only the number of heads does not. Captions of the first two end with the first period, for neither was taught an end
+of text; DeCap's stand between the begin and the end of CLIP's tokens, in which they are written. CapDec and DeCap normalised embeddings in training,
+so their captioners do; ClipCap read CLIP's embeddings at their own length, so its captioner reads them so. What is not known of a file: which backbone
+it was trained with, beyond the width of its embeddings, and on what. DeCap's memory is not in its file: name a folder of embeddings of the text, or
+photos are decoded without the projection that is the method.
 
 A pickle is read by torch's weights-only reader, which runs no code.
 """
@@ -25,23 +28,26 @@ from capdec.checkpoint import read_tensors
 from capdec.errors import DataError, MismatchError, SettingError, brief
 from capdec.protocols import Decoding, Supervision
 
-FORMATS = ("clipcap", "capdec")
+FORMATS = ("clipcap", "capdec", "decap")
+DECAP_HEADS, BEGIN = 4, "<|startoftext|>"
 
 
 def import_checkpoint(
     file: str | Path,
     output: str | Path,
     *,
-    kind: Literal["clipcap", "capdec"],
+    kind: Literal["clipcap", "capdec", "decap"],
     backbone: str | dict[str, Any],
-    language_model: str = "gpt2",
+    language_model: str = "openai-community/gpt2",
+    tokenizer: str = "openai/clip-vit-base-patch32",
     mapper_heads: int = 8,
+    memory: str | None = None,
     paired: bool | None = None,
     text: Sequence[str] = (),
 ) -> Captioner:
     """Writes the captioner to `output` and returns it. `language_model` gives GPT-2's tokenizer and configuration (a hub id or a folder); its weights
-    are the file's. `paired` says whether it was trained on image-caption pairs (default: ClipCap was, CapDec was not), `text` of which datasets its
-    captions were.
+    are the file's. `tokenizer` is CLIP's, which DeCap's captions are written in, and `memory` a folder of embeddings for its projection. `paired`
+    says whether it was trained on image-caption pairs (default: ClipCap was, the others were not), `text` of which datasets its captions were.
 
     Raises SettingError for a format there is not, DataError for a file that is none of these, MismatchError where backbone or language model have
     other widths than the file.
@@ -50,26 +56,37 @@ def import_checkpoint(
         raise SettingError(f"format is one of {', '.join(FORMATS)}, not {kind!r}.")
     if (Path(output) / "config.json").is_file():
         raise SettingError(f"{output} holds a captioner already. Name another folder.")
+    if memory is not None and kind != "decap":
+        raise SettingError(f"a memory is DeCap's, and {kind} has none.")
     state = _read(Path(file))
+    if kind == "decap":
+        state = {f"gpt.{key.removeprefix('decoder.')}" if key.startswith("decoder.") else key: value for key, value in state.items()}
     weights, settings = _mapper(state, mapper_heads, Path(file))
     backbone_part = parts.build("backbones", backbone)
     if backbone_part.dim != settings["dim"]:
         raise MismatchError(
             f"{file} reads embeddings of width {settings['dim']}, and {backbone} gives {backbone_part.dim}. CapDec was trained on RN50x4 (640), "
-            f"ClipCap on ViT-B/32 (512)."
+            f"ClipCap and DeCap on ViT-B/32 (512)."
         )
+    longest = 30 if kind == "decap" else 67
     decoder_spec = {
-        "name": "prefix_lm", "model": language_model, "pretrained": False, "end": ".", "max_tokens": 67,
+        "name": "prefix_lm", "model": language_model, "pretrained": False, "max_tokens": longest,
         **{key: value for key, value in settings.items() if key != "dim"},
+        **({"begin": BEGIN, "tokenizer": tokenizer, "sizes": _sizes(state)} if kind == "decap" else {"end": "."}),
     }  # fmt: skip
     decoder = parts.build("decoders", decoder_spec, dim=settings["dim"])
     decoder.fit([])
     _load(decoder, {**weights, **_language_model(state)}, Path(file))
-    bridges = [{"name": "gaussian_noise", "variance": 0.016}] if kind == "capdec" else []
+    bridges: list[dict[str, Any]] = [{"name": "gaussian_noise", "variance": 0.016}] if kind == "capdec" else []
+    if memory is not None:
+        bridges = [{"name": "memory_projection", "temperature": 0.01, "memory": str(Path(memory).resolve()), "dataset": "+".join(text) or None}]
     built = [parts.build("bridges", spec, dim=settings["dim"]) for spec in bridges]
+    if memory is not None:
+        built[0].memory.open(backbone_part.fingerprint)
     given = Supervision.PAIRS if (kind == "clipcap" if paired is None else paired) else Supervision(0)
     spec = {"backbone": located(backbone, backbone_part), "bridges": bridges, "decoder": decoder_spec}
-    captioner = Captioner(backbone_part, built, decoder.eval(), spec, Decoding(max_tokens=67), text, given, normalize=kind == "capdec")
+    decoding = Decoding("greedy" if kind == "decap" else "beam", max_tokens=longest)
+    captioner = Captioner(backbone_part, built, decoder.eval(), spec, decoding, text, given, normalize=kind != "clipcap")
     captioner.save(output)
     return captioner
 
@@ -94,9 +111,13 @@ def _mapper(state: dict[str, Tensor], heads: int, file: Path) -> tuple[dict[str,
     words = state.get("gpt.transformer.wte.weight")
     if words is None or not inside:
         raise DataError(
-            f"{file} has no clip_project.* and gpt.transformer.wte.weight: it is no ClipCap or CapDec. Its first names: {list(state)[:3]}."
+            f"{file} has no clip_project.* and gpt.transformer.wte.weight (DeCap: decoder.transformer...), so it is none of {', '.join(FORMATS)} or "
+            f"not that one. Its first names: {list(state)[:3]}."
         )
     width = words.shape[1]
+    if "model.0.weight" in inside and "model.2.weight" not in inside:
+        settings = {"mapper": "linear", "dim": inside["model.0.weight"].shape[1], "prefix": inside["model.0.weight"].shape[0] // width}
+        return {f"mapper.layers.{key.removeprefix('model.0.')}": value for key, value in inside.items()}, settings
     if "model.0.weight" in inside:
         settings = {"mapper": "mlp", "dim": inside["model.0.weight"].shape[1], "prefix": inside["model.2.weight"].shape[0] // width}
         return {f"mapper.layers.{key.removeprefix('model.')}": value for key, value in inside.items()}, settings
@@ -117,6 +138,13 @@ def _mapper(state: dict[str, Tensor], heads: int, file: Path) -> tuple[dict[str,
         names = {"attn.project": "self_attn.out_proj", "mlp.fc1": "linear1", "mlp.fc2": "linear2", "norm1": "norm1", "norm2": "norm2"}
         found |= {f"{ours}.{new}.{kind}": inside[f"{theirs}.{old}.{kind}"] for old, new in names.items() for kind in ("weight", "bias")}
     return found, settings
+
+
+def _sizes(state: dict[str, Tensor]) -> dict[str, int]:
+    """What a GPT-2 is configured by, as its weights say it; heads are DeCap's four."""
+    words, places = state["gpt.transformer.wte.weight"], state.get("gpt.transformer.wpe.weight", torch.empty(1024, 0))
+    layers = len({key.split(".")[3] for key in state if key.startswith("gpt.transformer.h.")})
+    return {"vocab_size": words.shape[0], "n_embd": words.shape[1], "n_positions": places.shape[0], "n_layer": layers, "n_head": DECAP_HEADS}
 
 
 def _language_model(state: dict[str, Tensor]) -> dict[str, Tensor]:

@@ -53,7 +53,7 @@ class Memory:
         ids = {key: place for place, key in enumerate(dict.fromkeys(keys))}
         self.photos = torch.tensor([ids[key] for key in keys])
         if self.folder is not None:
-            self.rows, manifest = _stored(self.folder, self.dim, corpus.backbone)
+            manifest = self.open(corpus.backbone)
             moved = still = self.rows[:8].float()
             for change in corpus.embeddings.changes:
                 moved = change(moved)
@@ -70,6 +70,11 @@ class Memory:
         for some in torch.arange(len(kept)).split(ROWS):
             self.rows[some] = corpus.embeddings[kept[some]].bfloat16()
         self.kept, self.groups = kept, self.photos[kept]
+
+    def open(self, backbone: str) -> dict[str, Any]:
+        """Takes the rows of the folder, which are to be of this backbone, and returns what the folder says of them."""
+        self.rows, manifest = _stored(self.folder or "", self.dim, backbone)
+        return manifest
 
     def queries(self, condition: Condition) -> tuple[Float[Tensor, "Q D"], Int[Tensor, "N"] | None, Int[Tensor, "Q"] | None]:
         """Every row of the condition at unit length, the memory's groups, and which group each may not see: none, where the condition does not say of

@@ -1,11 +1,24 @@
 """Byte-level BPE trained on a corpus, and rows of tokens as one tensor. What the parts of our own share; Hugging Face models bring their own."""
 
+import re
 from collections.abc import Iterable, Sequence
 
 import torch
 from jaxtyping import Int
 from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
 from torch import Tensor
+
+APART = r" (?=[.,](\s|$))"
+"""The space that published captions have before a period or a comma."""
+
+
+def written(text: str) -> str:
+    """As one writes it.
+
+    >>> written("A dog , a .22 rifle .")
+    'A dog, a .22 rifle.'
+    """
+    return re.sub(APART, "", text)
 
 
 def train_bpe(captions: Iterable[str], vocabulary: int, specials: Sequence[str]) -> Tokenizer:
@@ -19,7 +32,7 @@ def train_bpe(captions: Iterable[str], vocabulary: int, specials: Sequence[str])
     """
     tokenizer = Tokenizer(models.BPE())
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=True)
-    tokenizer.decoder = decoders.Sequence([decoders.ByteLevel(), decoders.Replace(Regex(r" (?=[.,](\s|$))"), "")])
+    tokenizer.decoder = decoders.Sequence([decoders.ByteLevel(), decoders.Replace(Regex(APART), "")])
     trainer = trainers.BpeTrainer(
         vocab_size=vocabulary, special_tokens=list(specials), initial_alphabet=pre_tokenizers.ByteLevel.alphabet(), show_progress=False
     )

@@ -17,13 +17,15 @@ from capdec.errors import DataError, MissingExtra, SettingError
 from capdec.generation import search
 from capdec.mapper import Kind, build_mapper, padding_first
 from capdec.protocols import Caption, Condition, Decoding, LogProb
-from capdec.tokens import pad
+from capdec.tokens import pad, written
 
 
 class PrefixLM(nn.Module):
     """`model` is a hub id or a folder in the hub's format; `pretrained=False` takes its configuration and tokenizer only and starts from random
     weights. `language_model="frozen"` trains the mapper alone. The defaults are CapDec's: a transformer mapper of 8 layers, 40 vectors in, 40 out.
-    `end` is a token that ends captions and is part of them, as the period was of ClipCap's and CapDec's, in place of the end-of-text token.
+    `end` is a token that ends captions and is part of them, as the period was of ClipCap's and CapDec's, in place of the end-of-text token; `begin`
+    is one that stands before them, which DeCap's need. `tokenizer` names another one than the model's own, and `sizes` settings of its configuration
+    that are to differ (n_layer = 4, say), where it starts from random weights.
 
     Raises MissingExtra without transformers, DataError where the model cannot be had, SettingError where it has no end-of-text token.
     """
@@ -42,20 +44,26 @@ class PrefixLM(nn.Module):
         mapper_heads: int = 8,
         max_tokens: int = 64,
         end: str | None = None,
+        begin: str | None = None,
+        tokenizer: str | None = None,
+        sizes: dict[str, Any] | None = None,
     ):
         super().__init__()
+        if sizes and pretrained:
+            raise SettingError("sizes are of a language model that starts from random weights: they need pretrained = false.")
         if language_model not in ("tuned", "frozen"):
             raise SettingError(f"language_model is 'tuned' or 'frozen', not {language_model!r}.")
         self.dim, self.model, self.revision, self.pretrained = dim, model, revision, pretrained
-        self.frozen, self.max_tokens, self.end = language_model == "frozen", max_tokens, end
-        sizes = {"prefix": prefix, "clip_length": clip_length, "layers": mapper_layers, "heads": mapper_heads}
-        self.mapper_settings: dict[str, Any] = {"kind": mapper, "dim": dim, **sizes}
+        self.frozen, self.max_tokens, self.end, self.begin = language_model == "frozen", max_tokens, end, begin
+        self.tokenizer_name, self.sizes = tokenizer, sizes or {}
+        mapped = {"prefix": prefix, "clip_length": clip_length, "layers": mapper_layers, "heads": mapper_heads}
+        self.mapper_settings: dict[str, Any] = {"kind": mapper, "dim": dim, **mapped}
         self.tokenizer: Any = None
         self.mapper: nn.Module = nn.Identity()  # both are sized by `fit` or `load`
         self.lm: Any = nn.Identity()
 
     def fit(self, captions: Sequence[str]) -> None:
-        self._use(self.model, self.pretrained)
+        self._use(self.model, self.pretrained, self.tokenizer_name, self.sizes)
 
     def save(self, folder: Path) -> None:
         """Configuration and tokenizer; the weights are the module's state."""
@@ -67,20 +75,21 @@ class PrefixLM(nn.Module):
             raise DataError(f"{folder / 'language_model'} holds no config.json: copy the whole captioner folder.")
         self._use(str(folder / "language_model"), pretrained=False)
 
-    def _use(self, source: str, pretrained: bool) -> None:
+    def _use(self, source: str, pretrained: bool, tokenizer: str | None = None, sizes: dict[str, Any] | None = None) -> None:
         try:
             from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
         except ImportError as error:
             raise MissingExtra("transformers", "hub", "the decoder prefix_lm") from error
         revision = None if Path(source).is_dir() else self.revision
         try:
-            self.tokenizer = AutoTokenizer.from_pretrained(source, revision=revision, trust_remote_code=False)
+            named = {"revision": revision} if tokenizer is None else {}
+            self.tokenizer = AutoTokenizer.from_pretrained(tokenizer or source, trust_remote_code=False, **named)
             if pretrained:
                 self.lm = AutoModelForCausalLM.from_pretrained(
                     source, revision=revision, trust_remote_code=False, use_safetensors=True, dtype=torch.float32
                 )
             else:
-                config = AutoConfig.from_pretrained(source, revision=revision, trust_remote_code=False)
+                config = AutoConfig.from_pretrained(source, revision=revision, trust_remote_code=False, **(sizes or {}))
                 self.lm = AutoModelForCausalLM.from_config(config, trust_remote_code=False, dtype=torch.float32)
         except (OSError, ValueError) as error:
             what = "language model with safetensors" if pretrained else "configuration and tokenizer"
@@ -138,19 +147,21 @@ class PrefixLM(nn.Module):
         return [[Caption(self._said(one.tokens, len(one.tokens) < ended), one.score, one.tokens) for one in image] for image in found]
 
     def _end(self) -> int:
-        """The token that ends a caption. Raises SettingError where `end` is more than one."""
-        if self.end is None:
-            return int(self.tokenizer.eos_token_id)
-        ids = self._tokens([self.end])[0]
+        """The token that ends a caption."""
+        return int(self.tokenizer.eos_token_id) if self.end is None else self._token(self.end, "end")
+
+    def _token(self, text: str, name: str) -> int:
+        """Raises SettingError where it is more than one."""
+        ids = self._tokens([text])[0]
         if len(ids) != 1:
-            raise SettingError(f"end = {self.end!r} is {len(ids)} tokens of this language model's, and one is wanted.")
+            raise SettingError(f"{name} = {text!r} is {len(ids)} tokens of this language model's, and one is wanted.")
         return int(ids[0])
 
     def _without_end(self, caption: str) -> str:
         return caption if self.end is None else caption.rstrip().removesuffix(self.end).rstrip()
 
     def _said(self, tokens: Sequence[int], ended: bool) -> str:
-        text = self.tokenizer.decode(list(tokens), skip_special_tokens=True).strip()
+        text = written(self.tokenizer.decode(list(tokens), skip_special_tokens=True).strip())
         return text + self.end if self.end is not None and ended else text
 
     def _ready(self) -> None:
@@ -168,6 +179,9 @@ class PrefixLM(nn.Module):
             real = pad([[1] * len(row) for row in rows]).bool().to(device)
             words = self.lm.get_input_embeddings()(pad(rows).to(device))
             prefix, mask = padding_first(torch.cat([prefix, words], 1), torch.cat([mask, real], 1))
+        if self.begin is not None:
+            first = self.lm.get_input_embeddings()(torch.full((len(mask), 1), self._token(self.begin, "begin"), device=device))
+            prefix, mask = torch.cat([prefix, first], 1), torch.cat([mask, mask.new_ones(len(mask), 1)], 1)
         return prefix, mask
 
     def _places(self, mask: Bool[Tensor, "R T"], new: int | None = None) -> dict[str, Tensor]:

@@ -97,10 +97,6 @@ class SmallTransformer(nn.Module):
         }
         own = {name: tensor for name, tensor in module_tensors(self).items() if name.startswith("mapper.")}
         load_module(self, {name: tensor for name, tensor in tensors.items() if not name.startswith("mapper.")} | own, folder)
-        if self.frozen:
-            self.requires_grad_(False)
-            self.mapper.requires_grad_(True)
-        self.train(self.training)
 
     def train(self, mode: bool = True) -> "SmallTransformer":
         """A frozen language model stays in evaluation mode: no dropout."""
@@ -124,6 +120,10 @@ class SmallTransformer(nn.Module):
         self.tokenizer = tokenizer
         self.words = nn.Embedding(tokenizer.get_vocab_size(), self.words.embedding_dim, device=self.words.weight.device)
         nn.init.normal_(self.words.weight, std=0.02)
+        if self.frozen:
+            self.requires_grad_(False)
+            self.mapper.requires_grad_(True)
+        self.train(self.training)
 
     def _tokenizer(self) -> Tokenizer:
         if self.tokenizer is None:
