@@ -15,7 +15,7 @@ from capdec import recipe
 from capdec.backbones.mini import Mini
 from capdec.captioner import Captioner
 from capdec.checkpoint import read_tensors
-from capdec.errors import MismatchError, SettingError
+from capdec.errors import DataError, MismatchError, SettingError
 from capdec.protocols import Decoding
 from capdec.train import Training, settings, train
 from conftest import DECODER
@@ -104,6 +104,27 @@ def test_held_out_photos_are_not_learned_from(tmp_path, tiny_backbone, captions_
     ids = corpus.pairs.image_ids
     assert len(learn) + len(held) == len(corpus) and len(held) > 0
     assert not {ids[row] for row in learn.tolist()} & {ids[row] for row in held.tolist()}
+
+
+def test_sentences_can_be_left_out_by_the_length_of_their_embeddings(tmp_path, tiny_backbone, captions_file):
+    """DeCap's filter: by what the backbone says before it is brought to unit length."""
+    from capdec import parts
+    from capdec.corpus import open_dataset, read_pairs
+
+    lengths = parts.build("backbones", tiny_backbone).encode_text(read_pairs(open_dataset(str(captions_file))).sources, normalize=False).norm(dim=1)
+    middle = lengths.median().item()
+    plan = {"backbone": tiny_backbone, "bridges": NOISE, "decoder": DECODER}
+    train(str(captions_file), tmp_path / "run", training={**FAST, "norms": [0, middle]}, **plan)
+    report = json.loads((tmp_path / "run/scores.json").read_text())
+    assert report["captions"] == (lengths <= middle).sum() and report["left_out_by_norm"] == (lengths > middle).sum()
+    assert f"{report['left_out_by_norm']} left out by their norm" in (tmp_path / "run/README.md").read_text()
+    with pytest.raises(DataError, match=r"no embedding is between 900.* long: 90 % are between"):
+        train(str(captions_file), tmp_path / "none", training={**FAST, "norms": [900, 901]}, **plan)
+    with pytest.raises(SettingError, match="two lengths"):
+        train(str(captions_file), tmp_path / "one", training={**FAST, "norms": [3]}, **plan)
+    with pytest.raises(SettingError, match="nor with a memory"):
+        bridges = [{"name": "memory_projection", "memory": "somewhere"}]
+        train(str(captions_file), tmp_path / "two", training={**FAST, "norms": [1, 3]}, **{**plan, "bridges": bridges})
 
 
 def test_a_target_can_differ_from_its_source(tmp_path, tiny_backbone, captions_file):

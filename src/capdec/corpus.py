@@ -15,7 +15,7 @@ import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from copy import copy
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -181,6 +181,19 @@ class Corpus:
 
     def targets(self, rows: Int[Tensor, "B"]) -> list[str]:
         return [self.pairs.targets[row] for row in rows.tolist()]
+
+    def within(self, least: float, most: float) -> "Corpus":
+        """The rows whose embeddings were so long before they were brought to unit length. Raises DataError where there is none."""
+        norms = self.embeddings.norms
+        keep = (norms >= least) & (norms <= most)
+        if not keep.any():
+            low, middle, high = np.quantile(norms, [0.05, 0.5, 0.95])
+            raise DataError(
+                f"no embedding is between {least} and {most} long: 90 % are between {low:.2f} and {high:.2f}, half of them below {middle:.2f}. "
+                f"Choose training.norms by these."
+            )
+        rows = torch.from_numpy(keep.nonzero()[0])
+        return replace(self, pairs=self.pairs.where(keep.tolist()), embeddings=self.embeddings.select(rows))
 
     def siblings(self) -> dict[int, list[int]]:
         """For each row the other rows of its photo that say something else; only rows that have any."""

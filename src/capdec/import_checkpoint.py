@@ -6,10 +6,10 @@ DeCap's (Li et al. 2023).
     gpt.transformer..., gpt.lm_head                       GPT-2; DeCap's is decoder.transformer..., with four layers and heads of its own
 
 Sizes follow from the shapes; only the number of heads does not. Captions of the first two end with the first period, for neither was taught an end
-of text; DeCap's stand between the begin and the end of CLIP's tokens, in which they are written. CapDec and DeCap normalised embeddings in training,
-so their captioners do; ClipCap read CLIP's embeddings at their own length, so its captioner reads them so. What is not known of a file: which backbone
-it was trained with, beyond the width of its embeddings, and on what. DeCap's memory is not in its file: name a folder of embeddings of the text, or
-photos are decoded without the projection that is the method.
+of text; DeCap's stand between the begin and the end of CLIP's tokens, in which they are written. CapDec and DeCap learned from embeddings of unit
+length, so their captioners read such; ClipCap read CLIP's embeddings at their own length, and its captioner does. What is not known of a file: which
+backbone it was trained with, beyond the width of its embeddings, and on what. DeCap's memory is not in its file: name a folder of embeddings of the
+text, or photos are decoded without the projection that is the method.
 
 A pickle is read by torch's weights-only reader, which runs no code.
 """

@@ -38,7 +38,9 @@ Spec = str | dict[str, Any]
 class Training:
     """The settings of one run of the optimiser. `batch` is captions a step, over all processes and accumulation; `warmup` is in steps;
     `steps = 0` is twenty rounds of the corpus and at most 3000; `keep="best"` is by held-out siblings, or by held-out captions. `captions` is about
-    how many of the corpus' captions are used, whole photos of them (0: all). `choose_steps = 0` is half of the steps, at most 1000: shorter runs
+    how many of the corpus' captions are used, whole photos of them (0: all); `norms` are the least and the most length that a source's embedding may
+    have before it is brought to unit length (none: any), for sentences about nothing that can be seen lie apart in it (DeCap): beyond the longest
+    captions with CLIP, below the shortest with `mini`. `choose_steps = 0` is half of the steps, at most 1000: shorter runs
     would choose too little noise (docs/LOG.md)."""
 
     steps: int = 0
@@ -53,6 +55,7 @@ class Training:
     dtype: Literal["float32", "bfloat16"] = "float32"
     seed: int = 0
     captions: int = 0
+    norms: tuple[float, ...] = ()
     held_out: float = 0.02
     evaluate_every: int = 250
     keep: Literal["best", "last"] = "best"
@@ -66,6 +69,8 @@ class Training:
         if self.schedule not in ("cosine", "linear", "constant") or self.dtype not in ("float32", "bfloat16") or self.keep not in ("best", "last"):
             came = f"{self.schedule}, {self.dtype}, {self.keep} came"
             raise SettingError(f"schedule is cosine, linear or constant, dtype float32 or bfloat16, keep best or last; {came}.")
+        if self.norms and (len(self.norms) != 2 or not 0 <= self.norms[0] < self.norms[1]):
+            raise SettingError(f"training.norms are two lengths, [least, most]; {[*self.norms]} came.")
         if not 0 <= self.held_out < 1:
             raise SettingError(f"training.held_out = {self.held_out} is a share of the photos, from 0 up to 1.")
 
@@ -125,6 +130,8 @@ def train(
         parts.build("bridges", spec, dim=backbone_part.dim)
     if sources is not None and paired_photos is not None:
         raise SettingError("a caption is told from a source or from its photo: name sources or paired_photos, not both.")
+    if plan.norms and (paired_photos is not None or any(isinstance(spec, dict) and spec.get("memory") for spec in bridges)):
+        raise SettingError("training.norms choose among the corpus' texts: they go neither with paired_photos nor with a memory of its own folder.")
     text = [open_dataset(captions), *([open_dataset(sources)] if sources not in (None, SIBLINGS) else [])]
     pairs = read_pairs(*text)
     pairs = pairs.at_most(plan.captions, plan.seed) if plan.captions else pairs
@@ -145,6 +152,7 @@ def train(
     if unpaired_photos is not None:
         images, of_photo = _photos(unpaired_photos, backbone_part, store / "unpaired_photos", worker)
         corpus = replace(corpus, photos=of_photo)
+    corpus = corpus.within(*plan.norms) if plan.norms else corpus
     learn, held = corpus.split(plan.held_out, plan.seed)
     if not len(learn):
         raise SettingError(f"held_out = {plan.held_out} leaves none of the {len(corpus)} captions to learn from. Make it smaller.")
@@ -168,7 +176,8 @@ def train(
     given["decoding"] = decoding
     if worker.is_first:
         report = {
-            "captions": len(corpus), "learned_from": len(learn), "held_out": len(held), "noise": choice, "recipe": {**given, "bridges": resolved},
+            "captions": len(corpus), "left_out_by_norm": len(pairs) - len(corpus) if plan.norms else 0, "learned_from": len(learn),
+            "held_out": len(held), "noise": choice, "recipe": {**given, "bridges": resolved},
             "log_prob_of_held_out": data.evaluate(model, built, plan), "parameters": sum(p.numel() for p in model.parameters()), **recipe.origin(),
         }  # fmt: skip
         captioner.save(folder)
@@ -448,7 +457,7 @@ def _step(wrapped: Any, optimizer: Any, rows: Tensor, step: int, data: _Data, br
 def card(report: dict[str, Any], captioner: Captioner) -> str:
     """The model card: what it learned from, how, and what was measured."""
     noise, held = report["noise"], report["log_prob_of_held_out"]
-    given = report["recipe"]
+    given, left_out = report["recipe"], report["left_out_by_norm"]
     return f"""---
 library_name: capdec
 pipeline_tag: image-to-text
@@ -459,7 +468,7 @@ pipeline_tag: image-to-text
 | | |
 |---|---|
 | text | {_said(given["captions"])}{f", told from {_said(given['sources'])}" if given["sources"] else ""} |
-| captions | {report["learned_from"]} learned from, {report["held_out"]} held out |
+| captions | {report["learned_from"]} learned from, {report["held_out"]} held out{f", {left_out} left out by their norm" if left_out else ""} |
 | backbone | {_said(given["backbone"])} ({captioner.backbone.fingerprint}), frozen |
 | bridge | {"; ".join(map(_said, given["bridges"])) or "none"}. Noise: {noise["how"]} |
 | decoder | {_said(given["decoder"])}. {report["parameters"]:,} parameters |
