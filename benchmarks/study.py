@@ -86,7 +86,8 @@ def scored(captioner_folder: Path, folder: Path, dataset: dict[str, Any], judge:
     """One evaluation, where it is not there yet. Embeddings of the photos are shared."""
     if not (folder / "manifest.json").is_file():
         captioner = Captioner.load(captioner_folder)
-        store = captioner_folder.parent.parent / "embeddings" / f"{Path(dataset['path']).stem}-{captioner.backbone.fingerprint}"
+        of_what = f"{Path(dataset['path']).stem}-{captioner.backbone.fingerprint}{f'-{captioner.regions}' if captioner.regions else ''}"
+        store = captioner_folder.parent.parent / "embeddings" / of_what
         settings = {"baselines": (), "metrics": ("coco_scores", "clip_score", "unseen_nouns", "diversity"), **more}
         evaluate(captioner, dataset, folder, judge=judge, embeddings=store, **settings)
 

@@ -18,7 +18,7 @@ from capdec.train import train
 from conftest import DECODER
 
 DIM = 64
-BRIDGE = {"name": "region_noise", "regions": 4, "target_cosine": 0.7}
+BRIDGE = {"name": "region_noise", "copies": 4, "target_cosine": 0.7}
 READER = {**DECODER, "mapper": "attention", "mapper_layers": 1}
 FAST = {"steps": 6, "batch": 16, "warmup": 2, "evaluate_every": 3, "held_out": 0.2}
 
@@ -56,12 +56,13 @@ def test_a_photo_is_its_regions_each_with_the_global_embedding():
 def test_a_stored_embedding_stands_in_for_its_regions():
     bridge, seen = RegionNoise(DIM, 3, std=0.1), unit(5, DIM)
     torch.testing.assert_close(bridge.from_image(Condition.of(seen), None).embeddings, seen.unsqueeze(1).expand(-1, 3, -1))
+    assert (bridge.regions, RegionNoise(DIM, 3, regions=0, std=0.1).regions, RegionNoise(DIM, 3, regions=7, std=0.1).regions) == (3, 0, 7)
 
 
 def test_what_cannot_be_is_said():
     with pytest.raises(SettingError, match="exactly one of"):
         RegionNoise(DIM)
-    with pytest.raises(SettingError, match="regions is 1 or more"):
+    with pytest.raises(SettingError, match="copies is 1 or more"):
         RegionNoise(DIM, 0, std=0.1)
     with pytest.raises(SettingError, match="before the bridges that add rows"):
         RegionNoise(DIM, 3, std=0.1).from_text(Condition.of(unit(5, 2, DIM)), None)

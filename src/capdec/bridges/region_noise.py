@@ -26,8 +26,9 @@ if TYPE_CHECKING:
 
 
 class RegionNoise:
-    """`regions` is K. One of `std`, `variance` (MacCap: 0.016 at D = 512) or `target_cosine`, as in gaussian_noise. `at_inference = false` leaves a
-    photo's rows without noise. Where a photo has no regions but its global embedding alone (stored ones), that stands in for each of them.
+    """`copies` is K in training, `regions` at inference (None: as many). One of `std`, `variance` (MacCap: 0.016 at D = 512) or `target_cosine`, as
+    in gaussian_noise. `at_inference = false` leaves a photo's rows without noise. With `regions = 0`, and where a photo comes as its global embedding
+    alone (a stored one), that is copied as a caption's is.
 
     Raises SettingError for values out of range, and for text that has several rows already: bridges that add rows come after this one.
     """
@@ -37,17 +38,19 @@ class RegionNoise:
     def __init__(
         self,
         dim: int,
-        regions: int = 10,
+        copies: int = 10,
+        regions: int | None = None,
         std: float | None = None,
         variance: float | None = None,
         target_cosine: float | None = None,
         global_weight: float = 1.0,
         at_inference: bool = True,
     ):
-        if regions < 1 or global_weight < 0:
-            raise SettingError(f"regions is 1 or more and global_weight 0 or more; regions = {regions}, global_weight = {global_weight} came.")
+        if copies < 1 or (regions or 0) < 0 or global_weight < 0:
+            came = f"copies = {copies}, regions = {regions}, global_weight = {global_weight}"
+            raise SettingError(f"copies is 1 or more, regions and global_weight are 0 or more; {came} came.")
         self.std = one_of("region_noise", dim, std, variance, target_cosine)
-        self.dim, self.regions, self.global_weight = dim, regions, global_weight
+        self.dim, self.copies, self.regions, self.global_weight = dim, copies, copies if regions is None else regions, global_weight
         self.draws = at_inference and self.std > 0
 
     @property
@@ -62,13 +65,13 @@ class RegionNoise:
         """K copies, each with a noise of its own."""
         if condition.embeddings.shape[1] != 1:
             raise SettingError("region_noise copies one embedding of a caption, and there are several rows: put it before the bridges that add rows.")
-        return self._told(condition, condition.embeddings.expand(-1, self.regions, -1), generator)
+        return self._told(condition, condition.embeddings.expand(-1, self.copies, -1), generator)
 
     def from_image(self, condition: Condition, generator: torch.Generator | None) -> Condition:
         """Regions with the global embedding in each."""
         unit = F.normalize(condition.embeddings, dim=-1)
         own, regions = unit[:, :1], unit[:, 1:]
-        rows = regions + self.global_weight * own if regions.shape[1] else own.expand(-1, self.regions, -1)
+        rows = regions + self.global_weight * own if regions.shape[1] else own.expand(-1, self.copies, -1)
         return self._told(condition, rows, generator if self.draws else None)
 
     def _told(self, condition: Condition, rows: Float[Tensor, "B K D"], generator: torch.Generator | None) -> Condition:
