@@ -124,14 +124,17 @@ def tiny_hub(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     common = [f'backbone={{"name": "huggingface", "model": "{tmp_path / "clip"}"}}', "captions.partial=true"]
     common += ["training.steps=2", "training.batch=2", "training.held_out=0"]
-    sizes = {
-        "prefix_lm": [f"decoder.model={tmp_path / 'tiny_gpt2'}", "decoder.prefix=3", "decoder.clip_length=2", "decoder.mapper_layers=1"],
-        "small_transformer": ["decoder.layers=1", "decoder.width=16", "decoder.vocabulary=300", "bridges.0.size=5"],
-    }
-    return {decoder: [*common, *small] for decoder, small in sizes.items()}
+    tiny = tmp_path / "tiny_gpt2"
+    common += [f"decoder.model={tiny}", "decoder.prefix=3", "decoder.clip_length=2", "decoder.mapper_layers=1"]
+    ownwards = {"decap_coco": [f"decoder.tokenizer={tiny}", "decoder.begin=<|endoftext|>", "decoder.sizes.n_layer=1", "bridges.0.size=5"]}
+    ownwards["c3_coco"] = ["unpaired_photos.partial=true"]
+    return lambda path: [*common, *ownwards.get(path.stem, ())]
 
 
-@pytest.mark.parametrize("path", [path for path in SHIPPED if path.stem.startswith(("capdec_", "decap_"))], ids=lambda path: path.stem)
+PAPERS = [path for path in SHIPPED if "evaluation" in recipe.read(path)]
+
+
+@pytest.mark.parametrize("path", [path for path in PAPERS if "decoder" in recipe.read(path)], ids=lambda path: path.stem)
 def test_a_recipe_of_the_papers_runs_from_training_to_its_scores(path, tiny_hub, tmp_path):
     from click.testing import CliRunner
 
@@ -143,8 +146,7 @@ def test_a_recipe_of_the_papers_runs_from_training_to_its_scores(path, tiny_hub,
         return done.output
 
     plan = recipe.read(path)
-    small = tiny_hub[plan["decoder"]["name"]]
-    run("train", "--recipe", path, "--output", tmp_path / "run", *(word for one in small for word in ("--set", one)))
+    run("train", "--recipe", path, "--output", tmp_path / "run", *(word for one in tiny_hub(path) for word in ("--set", one)))
     metrics = ("--metrics", "coco_scores,clip_score", "--max-tokens", 4, "--partial")
     shown = run("evaluate", tmp_path / "run", "--recipe", path, "--output", tmp_path / "run/evaluation", *metrics)
     assert "CIDEr" in shown and "shuffled" in shown
@@ -154,3 +156,23 @@ def test_a_recipe_of_the_papers_runs_from_training_to_its_scores(path, tiny_hub,
     assert manifest["dataset"]["opened"]["name"] == asked["dataset"]["name"] and manifest["dataset"]["left_out"] > 0
     same_text = plan["captions"]["name"] == asked["dataset"]["name"]
     assert ("target-domain text" in manifest["supervision"]["itself"]) == same_text
+
+
+def test_a_second_stage_runs_from_its_recipe(tiny_hub, tmp_path):
+    from click.testing import CliRunner
+
+    from capdec.cli import main
+
+    def run(*words):
+        done = CliRunner().invoke(main, [str(word) for word in words], catch_exceptions=False)
+        assert done.exit_code == 0, done.output
+        return done.output
+
+    first, second = (next(path for path in PAPERS if path.stem == name) for name in ("cgtgan_coco_text", "cgtgan_coco"))
+    plan = recipe.read(second)
+    run("train", "--recipe", first, "--output", plan["captioner"], *(word for one in tiny_hub(first) for word in ("--set", one)))
+    sizes = ("refining.steps=2", "refining.batch=2", "refining.samples=2", "captions.partial=true", "photos.partial=true")
+    shown = run("refine", "--recipe", second, "--output", tmp_path / "run", *(word for one in sizes for word in ("--set", one)))
+    assert "unpaired images" in shown
+    shown = run("evaluate", tmp_path / "run", "--recipe", second, "--output", tmp_path / "out", "--metrics", "coco_scores", "--partial")
+    assert "CIDEr" in shown and "unpaired images" in shown
