@@ -1,28 +1,36 @@
 """The family of docs/results.md: every method of training from text, at one size, with one budget, beside the same captioner with the method's own
 mechanism switched off. Three seeds each; recipes/study.toml with one thing changed.
 
-    python benchmarks/family.py DATA --output runs/family          trains and scores what is missing, then writes family.md
-    python benchmarks/family.py DATA --only close,entity           some of the methods; several processes may share the work
+    python benchmarks/family.py DATA --output runs/family          trains and scores what is missing, measures costs, then writes family.md
+    python benchmarks/family.py DATA --only entity,maccap          some of the methods, no table; several processes may share the work
 
 DATA holds text/*.jsonl and flickr8k/{train,calibration,dev}-*.tar. Nothing is tuned for any of them: the noise is what text alone chooses for CapDec
 (target cosine 0.65), and what else a method has to set is its paper's, or is chosen by its own `fit` on text. Dev is scored once for each run.
 """
 
+import itertools
 import json
+import math
 import os
 import shutil
+import statistics
+import tempfile
+import time
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import click
-from study import AS_IT_IS, BASE, ROOT, SEEDS, TRAIN, photos, scored
+from study import AS_IT_IS, BASE, ROOT, SEEDS, TRAIN, photos, read, scored, signed
 
-from capdec import parts, recipe
+from capdec import bootstrap, parts, recipe
 from capdec.captioner import Captioner
-from capdec.checkpoint import write_json
+from capdec.checkpoint import replacing, write_json
+from capdec.corpus import encode_photos, open_dataset
+from capdec.protocols import Decoding, Score
 from capdec.refine import refine
 from capdec.sweep import sweep
+from capdec.train import train
 
 NOISE = {"name": "gaussian_noise", "target_cosine": 0.65}
 PROJECTION = {"name": "memory_projection"}
@@ -115,6 +123,90 @@ def main(data: Path, output: Path, judge: str, only: str | None) -> None:
                 decoding = replace(Captioner.load(made).decoding, **method.decoding or {})
                 for room, place in (("calibration", "evaluation"), ("dev", "dev")):
                     scored(made, run / place, photos(room), judges, decoding=decoding)
+
+    if not only:
+        if not (folder / "costs.json").is_file():
+            write_json(folder / "costs.json", costs(folder))
+        with replacing(folder / "family.md") as temporary:
+            temporary.write_text(written(folder), encoding="utf-8")
+
+
+FIGURES = ("CIDEr", "BLEU-4", "CLIPScore", "R@1", "unseen nouns")
+
+
+def written(folder: Path) -> str:
+    """The table: means over seeds, intervals over photos and seeds, paired differences in CIDEr, and costs beside CapDec's."""
+    spent = json.loads((folder / "costs.json").read_text(encoding="utf-8"))
+    head = ("method", *FIGURES, "its mechanism off", "difference to that", "to CapDec", "training", "captioning")
+    lines = [f"| {' | '.join(head)} |", "|---" * len(head) + "|"]
+    given: dict[str, list[str]] = {}
+    for name, method in METHODS.items():
+        if name == "words" or not all(path.is_file() for path in (run / "manifest.json" for run in scores_of(folder, name))):
+            continue
+        runs = [read(run) for run in scores_of(folder, name)]
+        cells = [method.said]
+        for figure in FIGURES:
+            value, (low, high) = bootstrap.mean_of_runs([run[figure] for run in runs])
+            cells.append(f"{value:.1f} [{low:.1f}, {high:.1f}]")
+        cells.append(METHODS[method.without].said if method.without else "")
+        for other in (method.without, "capdec" if name != "capdec" else ""):
+            cells.append(signed(bootstrap.difference(of_cider(runs), of_cider([read(run) for run in scores_of(folder, other)]))) if other else "")
+        cells += [f"{spent[name][what] / spent['capdec'][what]:.1f}" for what in ("training", "captioning")]
+        lines.append(f"| {' | '.join(cells)} |")
+        words = json.loads((scores_of(folder, name)[0] / "manifest.json").read_text(encoding="utf-8"))["supervision"]["itself"]
+        given.setdefault(words, []).append(method.said)
+    said = "\n".join(f"- {'; '.join(names)}: *{words}*" for words, names in given.items())
+    return "\n".join([*lines, "", "Given:", "", said, ""])
+
+
+def scores_of(folder: Path, name: str) -> list[Path]:
+    return [folder / name / RUN.format(seed) / "dev" for seed in SEEDS]
+
+
+def of_cider(runs: list[dict[str, Score]]) -> list[Score]:
+    return [run["CIDEr"] for run in runs]
+
+
+def costs(folder: Path, steps: int = 40, rounds: int = 3, count: int = 64) -> dict[str, dict[str, float]]:
+    """Seconds of a whole training, from the median of some steps; and of captioning, a photo: the least of several rounds, in each of which every
+    method has its turn. One after another, in one process: run it on a quiet machine."""
+    made = {name: loaded(folder, name) for name in METHODS if name != "words"}
+    seen = [example.open_image() for example in itertools.islice(open_dataset(photos("calibration")), count) if example.open_image]
+    captioning = dict.fromkeys(made, math.inf)
+    for _ in range(rounds):
+        for name, (captioner, decoding) in made.items():
+            regions = encode_photos(captioner.backbone, seen, captioner.regions)
+            begun = time.perf_counter()
+            captioner.caption_embeddings(regions, decoding)
+            captioning[name] = min(captioning[name], (time.perf_counter() - begun) / count)
+    training: dict[str, float] = {}
+    for name, method in METHODS.items():
+        with tempfile.TemporaryDirectory() as trial:
+            if method.recipe is not None:
+                table = json.loads(json.dumps(method.recipe).replace(WORDS, str(folder / WORDS)))
+                table["training"] = {**table["training"], "steps": steps, "evaluate_every": steps}
+                train(**table, output=trial, embeddings=folder / "text")
+                before = training["words"] if "start" in table["decoder"] else 0.0  # the language model is trained too, once
+                training[name] = before + per_step(Path(trial) / "training") * BASE["training"]["steps"]
+            elif method.refining is not None:
+                plan, shots = {**method.refining, "steps": steps // 4}, photos_of(method.photos) if method.photos else None
+                run = folder / method.base / RUN.format(0)
+                refine(run, BASE["captions"], trial, photos=shots, refining=plan, embeddings=folder / "text")
+                training[name] = training[method.base] + per_step(Path(trial) / "refining") * method.refining["steps"]
+            else:
+                training[name] = training[method.base]
+    return {name: {"training": training[name], "captioning": captioning[name]} for name in made}
+
+
+def loaded(folder: Path, name: str) -> tuple[Captioner, Decoding]:
+    method, run = METHODS[name], folder / name / RUN.format(0)
+    captioner = Captioner.load(run if (run / "config.json").is_file() else folder / method.base / run.name)
+    return captioner, replace(captioner.decoding, **method.decoding or {})
+
+
+def per_step(folder: Path) -> float:
+    times = [json.loads(line)["time"] for line in (folder / "metrics.jsonl").read_text(encoding="utf-8").splitlines()]
+    return statistics.median(after - before for before, after in itertools.pairwise(times))
 
 
 def photos_of(path: str) -> dict[str, Any]:
