@@ -12,7 +12,6 @@ import itertools
 import json
 import math
 import os
-import shutil
 import statistics
 import tempfile
 import time
@@ -26,7 +25,7 @@ from study import AS_IT_IS, BASE, ROOT, SEEDS, TRAIN, photos, read, scored, sign
 from capdec import bootstrap, parts, recipe
 from capdec.captioner import Captioner
 from capdec.checkpoint import replacing, write_json
-from capdec.corpus import encode_photos, open_dataset
+from capdec.corpus import encode_photos, open_dataset, read_pairs
 from capdec.protocols import Decoding, Score
 from capdec.refine import refine
 from capdec.sweep import sweep
@@ -60,7 +59,8 @@ FROZEN = {**BASE["decoder"], "start": WORDS, "frozen": True}  # `start` is compl
 ATTENTION = {"mapper": "attention", "mapper_layers": 1, "prefix": 8}
 REGIONS = {"name": "region_noise", "target_cosine": 0.65}
 REFINING: dict[str, Any] = {"steps": 150}
-BEST_OF = {"captions": 5}
+BEST_OF = {"candidates": 5}
+TOLD = {**BEST_OF, "rerank": "neighbours"}
 
 
 def of(*bridges: dict[str, Any], **more: Any) -> recipe.Recipe:
@@ -91,6 +91,10 @@ METHODS: dict[str, Method] = {
     "cgtgan_text": Method("CgT-GAN: refined on noised text", None, "none", "none", REFINING),
     "capdec_clip": Method("noise, best of five by CLIP", None, "capdec", "capdec", decoding={**BEST_OF, "rerank": "clip"}),
     "capdec_consensus": Method("noise, best of five by consensus", None, "capdec", "capdec", decoding={**BEST_OF, "rerank": "consensus"}),
+    "decap_told": Method("DeCap, best of five by the memory's captions", None, "decap", "decap", bridge={"keep_texts": True}, decoding=TOLD),
+    "learned_told": Method(
+        "noise, projection in training, best of five by the memory's captions", None, "learned", "learned", bridge={"keep_texts": True}, decoding=TOLD
+    ),
     "learned_entity": Method("entity prompt, noise, projection in training", of(ENTITIES, NOISE, LEARNED), "learned"),
     "learned_neighbours": Method("noise, projection in training, neighbours", of(NOISE, LEARNED, NEIGHBOURS), "learned"),
 }
@@ -214,11 +218,15 @@ def photos_of(path: str) -> dict[str, Any]:
 
 
 def changed(source: Path, folder: Path, bridge: dict[str, Any]) -> None:
-    """The same captioner with other settings of its first bridge."""
-    shutil.copytree(source, folder, ignore=shutil.ignore_patterns("evaluation", "dev", "training", "embeddings"))
-    config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
-    config["bridges"][0] |= bridge
-    write_json(folder / "config.json", config)
+    """The same captioner with other settings of the bridge that has a memory, else of the first. Texts that are to be kept are those of the corpus."""
+    captioner = Captioner.load(source)
+    place = next((place for place, one in enumerate(captioner.bridges) if hasattr(one, "memory")), 0)
+    spec = {**captioner.spec["bridges"][place], **bridge}
+    made = parts.build("bridges", spec, dim=captioner.backbone.dim)
+    if "keep_texts" in bridge:
+        made.memory.rows, made.memory.texts = captioner.memories[0].rows, read_pairs(open_dataset(BASE["captions"])).targets
+    captioner.bridges[place], captioner.spec["bridges"][place] = made, spec
+    captioner.save(folder)
 
 
 if __name__ == "__main__":

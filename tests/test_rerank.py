@@ -4,9 +4,13 @@ import pytest
 import torch
 import torch.nn.functional as F
 
+from capdec.captioner import Captioner
 from capdec.cider import cider
+from capdec.errors import SettingError
 from capdec.protocols import Caption, Decoding
-from capdec.rerank import by_clip, by_consensus
+from capdec.rerank import by_clip, by_consensus, by_neighbours
+from capdec.train import train
+from conftest import DECODER
 
 
 def captions(*texts):
@@ -52,3 +56,30 @@ def test_a_captioner_ranks_what_it_was_asked_for(tiny_captioner, way):
         assert {before.text, *(one.text for one in before.alternatives)} == {after.text, *(one.text for one in after.alternatives)}
     apart = torch.cat([torch.stack([vectors[:1], vectors[1:2]], 1)])  # a photo with a region beside it
     assert len(tiny_captioner.caption_embeddings(apart, replace(decoding, rerank=way))) == 1
+    (best,) = tiny_captioner.caption_embeddings(vectors[:1], replace(decoding, captions=1, candidates=4, rerank=way))
+    assert (best.text, best.alternatives) == (ranked[0].text, ())
+
+
+def test_neighbours_put_first_what_they_agree_with():
+    ranked = by_neighbours([captions("a boat", "a dog runs on grass", "dogs")] * 2, [["a brown dog runs", "grass"], ["a boat"]])
+    assert [found[0].text for found in ranked] == ["a dog runs on grass", "a boat"]
+    assert [one.text for one in by_neighbours([captions("x", "y")], [["z"]])[0]] == ["x", "y"], "equals keep the decoder's order"
+
+
+@pytest.mark.parametrize("bridge", ["memory_projection", "retrieval"])
+def test_a_memory_that_keeps_its_texts_tells_them(captions_file, tiny_backbone, tmp_path, bridge):
+    fast = {"steps": 6, "batch": 16, "warmup": 2, "evaluate_every": 3, "held_out": 0.2}
+    plan = {"backbone": tiny_backbone, "decoder": DECODER, "training": fast}
+    made = train(str(captions_file), tmp_path / "run", bridges=[{"name": bridge, "keep_texts": True, "size": 50}], **plan)
+    loaded, photos = Captioner.load(tmp_path / "run"), F.normalize(torch.randn(5, 16), dim=-1)
+    memory = loaded.memories[0]
+    assert memory.texts == made.memories[0].texts and len(memory.texts) == len(memory.rows) == 50
+    nearest = (photos @ memory.rows.float().T).topk(3).indices
+    plain = loaded.caption_embeddings(photos, Decoding(captions=5, max_tokens=8))
+    ranked = loaded.caption_embeddings(photos, Decoding(candidates=5, max_tokens=8, rerank="neighbours", neighbours=3))
+    for before, after, rows in zip(plain, ranked, nearest.tolist(), strict=True):
+        lists = [[replace(before, alternatives=()), *before.alternatives]]
+        assert after == by_neighbours(lists, [[memory.texts[row] for row in rows]])[0][0]
+    train(str(captions_file), tmp_path / "silent", bridges=[{"name": bridge}], **plan)
+    with pytest.raises(SettingError, match="keep_texts = true"):
+        Captioner.load(tmp_path / "silent").caption_embeddings(photos, Decoding(captions=2, rerank="neighbours"))

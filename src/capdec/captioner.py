@@ -22,7 +22,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 import capdec
-from capdec import parts
+from capdec import generation, parts
 from capdec import recipe as recipes
 from capdec.checkpoint import load_module, module_tensors, read_tensors, write_json, write_tensors
 from capdec.corpus import encode_photos
@@ -30,7 +30,7 @@ from capdec.errors import DataError, MismatchError, MissingExtra, SettingError
 from capdec.images import LONGEST_SIDE, open_image, upright
 from capdec.memory import Memory
 from capdec.protocols import Backbone, Bridge, Caption, Condition, Decoder, Decoding, Supervision
-from capdec.rerank import by_clip, by_consensus
+from capdec.rerank import by_clip, by_consensus, by_neighbours
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -142,19 +142,34 @@ class Captioner:
         clean = Condition.of((F.normalize(embeddings, dim=-1) if self.normalize else embeddings).cpu())
         drawn = any(getattr(bridge, "draws", False) for bridge in self.bridges)
         lists: list[list[Caption]] = [[] for _ in range(len(embeddings))]
-        for turn in range(decoding.captions if drawn else 1):
+        teller = self._teller() if decoding.rerank == "neighbours" else None
+        asked = clean  # the photos as the teller sees them
+        for turn in range(generation.found(decoding) if drawn else 1):
             condition, seeds = clean, [(decoding.seed + start + place) * 1_009 + turn for place in range(len(embeddings))]
             for bridge in self.bridges:
+                asked = condition if bridge is teller else asked
                 condition = _drawn(bridge, condition, seeds) if getattr(bridge, "draws", False) else bridge.from_image(condition, None)
-            wanted = replace(decoding, seed=decoding.seed + start + turn * 1_000_003)
-            wanted = replace(wanted, captions=1, rerank="none") if drawn else wanted
+            many = 1 if drawn else generation.found(decoding)
+            wanted = replace(decoding, seed=decoding.seed + start + turn * 1_000_003, captions=many, rerank="none", candidates=0)
             lists = [before + more for before, more in zip(lists, self.decoder.generate(condition, wanted), strict=True)]
         lists = [sorted(captions, key=lambda caption: -caption.score) for captions in lists]
         if decoding.rerank == "clip":
             lists = by_clip(lists, embeddings if embeddings.ndim == 2 else embeddings[:, 0], self.backbone)
         elif decoding.rerank == "consensus":
             lists = by_consensus(lists)
-        return [replace(best, alternatives=tuple(others)) for best, *others in lists]
+        elif teller is not None:
+            lists = by_neighbours(lists, teller.memory.said_near(asked, decoding.neighbours))
+        return [replace(best, alternatives=tuple(others)) for best, *others in (captions[: decoding.captions] for captions in lists)]
+
+    def _teller(self) -> Any:
+        """The first bridge whose memory keeps its texts. Raises SettingError where there is none."""
+        for bridge in self.bridges:
+            if getattr(getattr(bridge, "memory", None), "texts", None):
+                return bridge
+        raise SettingError(
+            'rerank = "neighbours" asks a memory that keeps its texts, and no bridge of this captioner has one: train with keep_texts = true in '
+            "memory_projection or retrieval."
+        )
 
     def save(self, folder: Path | str, dtype: torch.dtype = torch.float32) -> None:
         """Writes the folder. `dtype` is that of the stored float32 weights: half precision halves the file."""

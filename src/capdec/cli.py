@@ -53,7 +53,9 @@ def _decoding(command: Callable) -> Callable:
         click.option("--top-p", type=float, help="Share of probability that nucleus sampling keeps."),
         click.option("--temperature", type=float, help="Of nucleus sampling."),
         click.option("--seed", type=int, help="Of nucleus sampling."),
-        click.option("--rerank", type=click.Choice(["none", "clip", "consensus"]), help="Which of the --captions is the best."),
+        click.option("--rerank", type=click.Choice(["none", "clip", "consensus", "neighbours"]), help="Which of the candidates is the best."),
+        click.option("--candidates", type=int, help="Captions a photo that --rerank chooses among.  [default: as many as --captions]"),
+        click.option("--neighbours", type=int, help="Captions of the memory that --rerank neighbours asks."),
     ]
     for option in reversed(options):
         command = option(command)

@@ -54,19 +54,28 @@ def settings(values: dict[str, Any]) -> Decoding:
     return decoding
 
 
+def found(decoding: Decoding) -> int:
+    """How many captions a photo are looked for."""
+    return max(decoding.captions, decoding.candidates)
+
+
 def check(decoding: Decoding) -> None:
     if decoding.strategy not in ("beam", "greedy", "nucleus"):
         raise SettingError(f"no decoding strategy is called {decoding.strategy!r}. There are: beam, greedy, nucleus.")
-    if decoding.rerank not in ("none", "clip", "consensus"):
-        raise SettingError(f"rerank is 'none', 'clip' or 'consensus', not {decoding.rerank!r}.")
-    if decoding.rerank != "none" and decoding.captions < 2:
-        raise SettingError("rerank chooses among several captions of a photo: ask for some (captions = 5), of which the best comes first.")
-    if decoding.max_tokens < 1 or decoding.beams < 1 or decoding.captions < 1 or decoding.no_repeat_ngram_size < 0:
-        raise SettingError(f"max_tokens, beams and captions are at least 1 and no_repeat_ngram_size at least 0; this came: {decoding}.")
-    if decoding.strategy == "beam" and decoding.captions > decoding.beams:
-        raise SettingError(f"beam search with {decoding.beams} beams has no {decoding.captions} captions to return. Ask for as many beams.")
-    if decoding.strategy == "greedy" and decoding.captions > 1:
-        raise SettingError(f"greedy search finds one caption, not {decoding.captions}. Use strategy 'beam' or 'nucleus' for several.")
+    if decoding.rerank not in ("none", "clip", "consensus", "neighbours"):
+        raise SettingError(f"rerank is 'none', 'clip', 'consensus' or 'neighbours', not {decoding.rerank!r}.")
+    if min(decoding.max_tokens, decoding.beams, decoding.captions, decoding.neighbours) < 1 or decoding.no_repeat_ngram_size < 0:
+        raise SettingError(f"max_tokens, beams, captions and neighbours are at least 1, no_repeat_ngram_size at least 0; this came: {decoding}.")
+    if decoding.candidates and not decoding.captions <= decoding.candidates:
+        raise SettingError(f"of {decoding.candidates} candidates not {decoding.captions} captions can be returned. Ask for more candidates.")
+    if decoding.candidates and decoding.rerank == "none":
+        raise SettingError("candidates are what rerank chooses among: name a rerank, or ask for captions alone.")
+    if decoding.rerank != "none" and found(decoding) < 2:
+        raise SettingError("rerank chooses among several candidates of a photo: ask for some (candidates = 5).")
+    if decoding.strategy == "beam" and found(decoding) > decoding.beams:
+        raise SettingError(f"beam search with {decoding.beams} beams has no {found(decoding)} captions to return. Ask for as many beams.")
+    if decoding.strategy == "greedy" and found(decoding) > 1:
+        raise SettingError(f"greedy search finds one caption, not {found(decoding)}. Use strategy 'beam' or 'nucleus' for several.")
     if not 0 < decoding.top_p <= 1 or decoding.temperature <= 0:
         raise SettingError(f"top_p lies in (0, 1] and temperature above 0; top_p = {decoding.top_p}, temperature = {decoding.temperature} came.")
 

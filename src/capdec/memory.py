@@ -7,17 +7,18 @@ that can be known only where it is of the corpus' own text, and of another text 
 
 import hashlib
 import json
+import zlib
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 import torch.nn.functional as F
-from jaxtyping import Float, Int
+from jaxtyping import Float, Int, UInt8
 from torch import Tensor
 
 from capdec.errors import DataError, MismatchError, SettingError
-from capdec.nearest import ROWS
+from capdec.nearest import ROWS, nearest
 from capdec.protocols import Condition
 
 if TYPE_CHECKING:
@@ -27,16 +28,20 @@ if TYPE_CHECKING:
 class Memory:
     """`size` keeps so many captions of the corpus, drawn by `seed` (0: all). `folder` names embeddings that `capdec train` made (--embeddings), of
     any text and the same backbone, to be used in place of the corpus'; `dataset` says of which dataset that text is, for the supervision flags.
+    With `keep_texts` the captions themselves are kept too, as they were written: what `Decoding.rerank = "neighbours"` asks.
 
     Raises SettingError for a size below 0, DataError or MismatchError where the folder's embeddings are not there, of another width, or have changed.
     """
 
-    def __init__(self, dim: int, size: int = 0, folder: str | None = None, seed: int = 0, dataset: str | None = None):
+    def __init__(self, dim: int, size: int = 0, folder: str | None = None, seed: int = 0, dataset: str | None = None, keep_texts: bool = False):
         if size < 0:
             raise SettingError(f"size is 0 (all) or more; {size} came.")
         if dataset and not folder:
             raise SettingError("dataset says of which dataset a named memory is, and no memory was named: the corpus' own needs none.")
-        self.dim, self.size, self.folder, self.seed = dim, size, folder, seed
+        if keep_texts and folder:
+            raise SettingError("a folder of embeddings has no texts to keep: leave keep_texts out, or take the corpus' own memory.")
+        self.dim, self.size, self.folder, self.seed, self.keep_texts = dim, size, folder, seed, keep_texts
+        self.texts: list[str] = []
         self.names = tuple(dataset.split("+")) if dataset else ()
         self.rows = torch.empty(0, dim, dtype=torch.bfloat16)
         self.groups: Tensor | None = None
@@ -70,6 +75,7 @@ class Memory:
         for some in torch.arange(len(kept)).split(ROWS):
             self.rows[some] = corpus.embeddings[kept[some]].bfloat16()
         self.kept, self.groups = kept, self.photos[kept]
+        self.texts = [corpus.pairs.targets[row] for row in kept.tolist()] if self.keep_texts else []
 
     def open(self, backbone: str) -> dict[str, Any]:
         """Takes the rows of the folder, which are to be of this backbone, and returns what the folder says of them."""
@@ -87,12 +93,23 @@ class Memory:
         unseen = self.photos[condition.rows.cpu()].repeat_interleave(condition.embeddings.shape[1])
         return embeddings, self.groups.to(embeddings.device), unseen.to(embeddings.device)
 
+    def said_near(self, condition: Condition, count: int) -> list[list[str]]:
+        """For each row 0 of the condition the `count` nearest captions. Raises SettingError where the texts were not kept."""
+        if not self.texts:
+            raise SettingError("this memory did not keep its texts: train with keep_texts = true in the bridge that has it.")
+        queries = F.normalize(condition.embeddings[:, 0], dim=-1).float()
+        _, places = nearest(queries, self.rows.to(queries.device), count)
+        return [[self.texts[place] for place in row] for row in places.tolist()]
+
     def tensors(self) -> dict[str, Tensor]:
-        return {"memory": self.rows} if self.folder is None else {"fingerprint": self._fingerprint()}
+        if self.folder is not None:
+            return {"fingerprint": self._fingerprint()}
+        return {"memory": self.rows, **({"texts": _packed(self.texts)} if self.keep_texts else {})}
 
     def restore(self, tensors: dict[str, Tensor]) -> None:
         if self.folder is None:
             self.rows = tensors["memory"].bfloat16()
+            self.texts = _unpacked(tensors["texts"]) if self.keep_texts else []
             return
         self.rows, _ = _stored(self.folder, self.dim)
         if not torch.equal(self._fingerprint(), tensors["fingerprint"].to(torch.uint8)):
@@ -101,6 +118,14 @@ class Memory:
     def _fingerprint(self) -> Tensor:
         digest = hashlib.sha256(self.rows.contiguous().view(torch.int16).numpy().tobytes()).digest()
         return torch.tensor(list(digest), dtype=torch.uint8)
+
+
+def _packed(texts: list[str]) -> UInt8[Tensor, "bytes"]:
+    return torch.frombuffer(bytearray(zlib.compress(json.dumps(texts, ensure_ascii=False).encode(), 9)), dtype=torch.uint8)
+
+
+def _unpacked(packed: UInt8[Tensor, "bytes"]) -> list[str]:
+    return list(json.loads(zlib.decompress(packed.numpy().tobytes())))
 
 
 def _stored(folder: str, dim: int, backbone: str = "") -> tuple[Float[Tensor, "N D"], dict[str, Any]]:

@@ -110,8 +110,9 @@ class Caption:
 
 @dataclass(frozen=True)
 class Decoding:
-    """How captions are searched for. `rerank` chooses among the `captions` of a photo: by their nearness to it in the backbone's space ("clip"), or
-    by what they agree on ("consensus"); without it their score does.
+    """How captions are searched for. `rerank` chooses among `candidates` of a photo (0: as many as `captions`): by their nearness to it in the
+    backbone's space ("clip"), by what they agree on ("consensus"), or by what the photo's `neighbours` nearest captions in a memory that keeps its
+    texts agree with ("neighbours"); without it their score does.
 
     `captions` alternatives are returned for each image, best first. `beams` counts for "beam" only; `top_p`, `temperature` and `seed` for "nucleus"
     only (the draws of an image depend on the seed and on its place among the images of a call, not on the batch size). `max_tokens` includes the end.
@@ -126,7 +127,9 @@ class Decoding:
     top_p: float = 0.9
     temperature: float = 1.0
     seed: int = 0
-    rerank: Literal["none", "clip", "consensus"] = "none"
+    rerank: Literal["none", "clip", "consensus", "neighbours"] = "none"
+    candidates: int = 0
+    neighbours: int = 30
 
 
 @dataclass(frozen=True)

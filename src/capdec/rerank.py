@@ -2,6 +2,8 @@
 
 clip         the one whose embedding is nearest to the photo's (as MacCap chooses). A figure by the same backbone then says little.
 consensus    the one that the others agree with most: the highest mean CIDEr-D against them, all n-grams weighing alike (minimum Bayes risk)
+neighbours   the one that the photo's nearest captions in a memory agree with most, by the same measure (the consensus of Devlin et al. 2015, who
+             chose among those captions themselves)
 """
 
 from collections.abc import Sequence
@@ -31,6 +33,14 @@ def by_consensus(lists: Lists) -> list[list[Caption]]:
     said = [[tokenize(caption.text) for caption in captions] for captions in lists]
     others = [texts[:place] + texts[place + 1 :] or [""] for texts in said for place in range(len(texts))]
     agreed = torch.from_numpy(cider([text for texts in said for text in texts], others, idf=False)).split([len(texts) for texts in said])
+    return [_sorted(captions, one.tolist()) for captions, one in zip(lists, agreed, strict=True)]
+
+
+def by_neighbours(lists: Lists, neighbours: Sequence[Sequence[str]]) -> list[list[Caption]]:
+    """Most agreed with first. `neighbours` are texts for each photo, at least one."""
+    said = [tokenize(caption.text) for captions in lists for caption in captions]
+    others = [texts for captions, near in zip(lists, neighbours, strict=True) for texts in [[tokenize(text) for text in near]] * len(captions)]
+    agreed = torch.from_numpy(cider(said, others, idf=False)).split([len(captions) for captions in lists])
     return [_sorted(captions, one.tolist()) for captions, one in zip(lists, agreed, strict=True)]
 
 

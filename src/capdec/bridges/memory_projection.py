@@ -34,7 +34,8 @@ TRIED = 500  # captions that a temperature is tried on
 class MemoryProjection:
     """`temperature` is a number (DeCap's code: 0.01) or "auto": the one of fifteen that is best on text, DeCap's where no photo has two captions.
     `top_k` looks at the nearest rows only: the weight of the others is dropped, and the sum is off by at most twice that weight before it is brought
-    to unit length. `size`, `memory` (a folder), its `dataset` and `seed` are those of `capdec.memory.Memory`.
+    to unit length. `size`, `memory` (a folder), its `dataset`, `keep_texts` and `seed` are those of
+    `capdec.memory.Memory`.
 
     The sum is made in float32, chunk by chunk, and is exact. Raises SettingError for values that cannot be, and what Memory raises.
     """
@@ -50,6 +51,7 @@ class MemoryProjection:
         size: int = 0,
         memory: str | None = None,
         dataset: str | None = None,
+        keep_texts: bool = False,
         in_training: bool = False,
         seed: int = 0,
     ):
@@ -58,7 +60,7 @@ class MemoryProjection:
         if top_k < 0:
             raise SettingError(f"top_k is 0 (all) or more; {top_k} came.")
         self.temperature, self.top_k, self.in_training, self.seed = temperature, top_k, in_training, seed
-        self.memory = Memory(dim, size, memory, seed, dataset)
+        self.memory = Memory(dim, size, memory, seed, dataset, keep_texts)
 
     @property
     def chosen(self) -> dict[str, Any]:

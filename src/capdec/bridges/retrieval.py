@@ -28,7 +28,8 @@ if TYPE_CHECKING:
 class Retrieval:
     """`count` neighbours. `target_cosine` is of the noise in training, before it looks: the expected cosine of the noised embedding with the clean
     one (1: none; IFCap's variance of 0.04 at D = 1024 is 0.154); row 0 itself stays as it is. With `replace` the neighbours alone are told, as in
-    Knight. `size`, `memory` (a folder), its `dataset` and `seed` are those of `capdec.memory.Memory`.
+    Knight. `size`, `memory` (a folder), its `dataset`, `keep_texts` and `seed` are those of
+    `capdec.memory.Memory`.
 
     Raises SettingError for values out of range, and what Memory raises.
     """
@@ -45,13 +46,14 @@ class Retrieval:
         size: int = 0,
         memory: str | None = None,
         dataset: str | None = None,
+        keep_texts: bool = False,
         seed: int = 0,
     ):
         if count < 1 or not 0 < target_cosine <= 1:
             raise SettingError(f"count is 1 or more and target_cosine in (0, 1]; count = {count}, target_cosine = {target_cosine} came.")
         self.count, self.target_cosine, self.replace, self.adds_only = count, target_cosine, replace, not replace
         self.std = std_of(target_cosine, dim)
-        self.memory = Memory(dim, size, memory, seed, dataset)
+        self.memory = Memory(dim, size, memory, seed, dataset, keep_texts)
 
     def fit(self, corpus: "Corpus", images: Float[Tensor, "M D"] | None = None) -> None:
         self.memory.fit(corpus)
