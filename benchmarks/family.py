@@ -218,7 +218,7 @@ def photos_of(path: str) -> dict[str, Any]:
 
 
 def changed(source: Path, folder: Path, bridge: dict[str, Any]) -> None:
-    """The same captioner with other settings of the bridge that has a memory, else of the first. Texts that are to be kept are those of the corpus."""
+    """The same captioner with other settings of the bridge that has a memory, else of the first. Texts to be kept are those of the corpus."""
     captioner = Captioner.load(source)
     place = next((place for place, one in enumerate(captioner.bridges) if hasattr(one, "memory")), 0)
     spec = {**captioner.spec["bridges"][place], **bridge}
