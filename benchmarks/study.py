@@ -6,7 +6,7 @@
                                                                    `capdec pretrain` with the photos of train-000000 and train-000001 alone
 
 DATA holds text/*.jsonl and flickr8k/{train,calibration,dev}-*.tar. Settings are looked at on calibration photos; dev is scored once for each run.
-A cut-off study continues. Everything in it is `capdec sweep` and `capdec evaluate`, called many times.
+Other methods than CapDec's are compared by family.py. A cut-off study continues. Everything in it is `capdec sweep` and `capdec evaluate`, called many times.
 """
 
 import json
@@ -40,7 +40,6 @@ def styled(style: str) -> recipe.Recipe:
 
 MORE_TEXT = {"name": "jsonl", "path": "flickr_all_train.jsonl", "dataset": "flickr30k+flickr8k"}
 OTHER_TEXT = {"name": "jsonl", "path": "coco_sample.jsonl", "dataset": "coco"}
-MEMORY = {"name": "memory_projection"}
 SWEEPS: dict[str, tuple[recipe.Recipe, dict[str, Sequence[Any]]]] = {
     "noise": (BASE, {COSINE: LEVELS}),
     "uniform": (recipe.override(BASE, ["bridges.0.distribution=uniform"]), {COSINE: [0.5, 0.8, 0.25]}),
@@ -50,13 +49,6 @@ SWEEPS: dict[str, tuple[recipe.Recipe, dict[str, Sequence[Any]]]] = {
     "amount": (BASE, {"training.captions": [300, 1000, 3000, 10000]}),
     "siblings": ({**BASE, "sources": "siblings"}, {COSINE: [0.5, 1.0]}),
     "offset": (recipe.override({**BASE, "unpaired_photos": TRAIN}, ["bridges.0.modality_offset=true"]), {COSINE: [0.5, 1.0]}),
-    "memory": ({**BASE, "bridges": [MEMORY]}, AS_IT_IS),
-    "memory_noise": ({**BASE, "bridges": [*BASE["bridges"], MEMORY]}, {COSINE: [0.8, 0.65]}),
-    "memory_learned": ({**BASE, "bridges": [*BASE["bridges"], {**MEMORY, "in_training": True}]}, {COSINE: [0.65, 0.5]}),
-    "neighbours": (
-        {**BASE, "bridges": [*BASE["bridges"], {"name": "retrieval", "count": 5, "target_cosine": 0.6}]},
-        {COSINE: [0.65]},
-    ),
     "romantic": (styled("romantic"), AS_IT_IS),
     "humorous": (styled("humorous"), AS_IT_IS),
 }
@@ -243,17 +235,6 @@ def tables(folder: Path, cross_fitted: bool) -> None:
         table.add(f"{words}, told from itself", against)
         table.add(f"{words}, told from siblings", runs(folder, "siblings", f"target_cosine={cosine}"), against)
         table.add(f"{words}, with the modality offset", runs(folder, "offset", f"target_cosine={cosine}"), against)
-    written.append(table)
-
-    table = Table("Other bridges")
-    table.add("CapDec: noise, target cosine 0.65", chosen)
-    table.add("no noise", none, chosen)
-    table.add("five neighbours as further rows (IFCap), noise 0.65, and 0.6 more to look", runs(folder, "neighbours", "target_cosine=0.65"), chosen)
-    table.add("DeCap: no noise, photos projected on the captions", runs(folder, "memory", "backbone=mini"), chosen)
-    for cosine in (0.8, 0.65):
-        table.add(f"noise, target cosine {cosine}, photos projected", runs(folder, "memory_noise", f"target_cosine={cosine}"), chosen)
-    for cosine in (0.65, 0.5):
-        table.add(f"noised, then projected, in training too, {cosine}", runs(folder, "memory_learned", f"target_cosine={cosine}"), chosen)
     written.append(table)
 
     for style in ("romantic", "humorous"):
