@@ -6,7 +6,8 @@
                                                                    `capdec pretrain` with the photos of train-000000 and train-000001 alone
 
 DATA holds text/*.jsonl and flickr8k/{train,calibration,dev}-*.tar. Settings are looked at on calibration photos; dev is scored once for each run.
-Other methods than CapDec's are compared by family.py. A cut-off study continues. Everything in it is `capdec sweep` and `capdec evaluate`, called many times.
+Other methods than CapDec's are compared by family.py. A cut-off study continues. Everything in it is `capdec sweep` and `capdec evaluate`, called
+many times.
 """
 
 import json
