@@ -213,6 +213,6 @@ def test_other_files_are_refused_and_no_code_in_them_runs(tmp_path, released, la
     state = released("mlp")
     with pytest.raises(MismatchError, match="width 8"):
         read({**state, "clip_project.model.0.weight": torch.randn(PREFIX * WIDTH // 2, 8)})
-    with pytest.raises(MismatchError, match="does not fit the language model"):
+    with pytest.raises(MismatchError, match="does not fit the mapper and language model"):
         read({**state, "gpt.transformer.wte.weight": torch.randn(99, WIDTH)})
     assert not (tmp_path / "out").exists()

@@ -38,7 +38,7 @@ def weights(folder):
 def refinement(trained, captions_file, folder, **plan):
     captioner = Captioner.load(trained)
     corpus = embed(read_pairs(open_dataset(str(captions_file))), captioner.backbone, folder / "store")
-    return _Refinement(captioner, corpus, None, Refining(**{**SHORT, **plan}), "cpu")
+    return _Refinement(captioner, corpus, None, None, Refining(**{**SHORT, **plan}), "cpu")
 
 
 def test_photos_change_the_captioner_and_are_counted_as_unpaired(trained, captions_file, photos, tmp_path):

@@ -139,18 +139,19 @@ class Captioner:
 
     def _generate(self, embeddings: Tensor, decoding: Decoding, start: int) -> list[Caption]:
         """Where a bridge draws at inference, each of a photo's captions is told from draws of its own, and is the best of its search."""
+        generation.check(decoding)
         clean = Condition.of((F.normalize(embeddings, dim=-1) if self.normalize else embeddings).cpu())
         drawn = any(getattr(bridge, "draws", False) for bridge in self.bridges)
         lists: list[list[Caption]] = [[] for _ in range(len(embeddings))]
         teller = self._teller() if decoding.rerank == "neighbours" else None
         asked = clean  # the photos as the teller sees them
         for turn in range(generation.found(decoding) if drawn else 1):
-            condition, seeds = clean, [(decoding.seed + start + place) * 1_009 + turn for place in range(len(embeddings))]
+            condition, seeds = clean, [(decoding.seed * 1_000_003 + start + place) * 1_009 + turn for place in range(len(embeddings))]
             for bridge in self.bridges:
                 asked = condition if bridge is teller else asked
                 condition = _drawn(bridge, condition, seeds) if getattr(bridge, "draws", False) else bridge.from_image(condition, None)
             many = 1 if drawn else generation.found(decoding)
-            wanted = replace(decoding, seed=decoding.seed + start + turn * 1_000_003, captions=many, rerank="none", candidates=0)
+            wanted = replace(decoding, seed=decoding.seed * 1_000_003 + start + turn * 1_009_007, captions=many, rerank="none", candidates=0)
             lists = [before + more for before, more in zip(lists, self.decoder.generate(condition, wanted), strict=True)]
         lists = [sorted(captions, key=lambda caption: -caption.score) for captions in lists]
         if decoding.rerank == "clip":

@@ -582,6 +582,7 @@ def gap(backbone: str, captions: str, photos: str | None, output: Path, picture:
 @click.option("--output", required=True, type=click.Path(file_okay=False, path_type=Path), help="The captioner's folder.")
 @click.option("--backbone", required=True, help="What it was trained with: a hub id or folder (CapDec: timm/resnet50x4_clip.openai).")
 @click.option("--memory", type=click.Path(exists=True, file_okay=False), help="DeCap's memory: a folder that `capdec train --embeddings` filled.")
+@click.option("--variance", type=float, help="Of the noise it was trained with, for the record.")
 @click.option("--tokenizer", default="openai/clip-vit-base-patch32", show_default=True, help="CLIP's, for DeCap's captions.")
 @click.option("--language-model", default="openai-community/gpt2", show_default=True, help="For the tokenizer and the sizes: a hub id or a folder.")
 @click.option("--mapper-heads", default=8, show_default=True, help="Attention heads of a transformer mapper, which no shape says.")

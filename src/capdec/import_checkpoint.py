@@ -42,12 +42,14 @@ def import_checkpoint(
     tokenizer: str = "openai/clip-vit-base-patch32",
     mapper_heads: int = 8,
     memory: str | None = None,
+    variance: float | None = None,
     paired: bool | None = None,
     text: Sequence[str] = (),
 ) -> Captioner:
     """Writes the captioner to `output` and returns it. `language_model` gives GPT-2's tokenizer and configuration (a hub id or a folder); its weights
-    are the file's. `tokenizer` is CLIP's, which DeCap's captions are written in, and `memory` a folder of embeddings for its projection. `paired`
-    says whether it was trained on image-caption pairs (default: ClipCap was, the others were not), `text` of which datasets its captions were.
+    are the file's. `tokenizer` is CLIP's, which DeCap's captions are written in, and `memory` a folder of embeddings for its projection. `variance`
+    is of the noise it was trained with, for the record (CapDec's files: 0.0001, 0.001, 0.015, 0.1, 2.5, or none). `paired` says whether it was
+    trained on image-caption pairs (default: ClipCap was, the others were not), `text` of which datasets its captions were.
 
     Raises SettingError for a format there is not, DataError for a file that is none of these, MismatchError where backbone or language model have
     other widths than the file.
@@ -77,7 +79,7 @@ def import_checkpoint(
     decoder = parts.build("decoders", decoder_spec, dim=settings["dim"])
     decoder.fit([])
     _load(decoder, {**weights, **_language_model(state)}, Path(file))
-    bridges: list[dict[str, Any]] = [{"name": "gaussian_noise", "variance": 0.016}] if kind == "capdec" else []
+    bridges: list[dict[str, Any]] = [{"name": "gaussian_noise", "variance": variance}] if variance is not None else []
     if memory is not None:
         bridges = [{"name": "memory_projection", "temperature": 0.01, "memory": str(Path(memory).resolve()), "dataset": "+".join(text) or None}]
     built = [parts.build("bridges", spec, dim=settings["dim"]) for spec in bridges]
@@ -160,6 +162,6 @@ def _load(decoder: Any, weights: dict[str, Tensor], file: Path) -> None:
     if wrong or left:
         sizes = f"{math.prod(wanted[wrong[0]].shape):,} numbers wanted in {wrong[0]}" if wrong else f"{left[0]} has no place"
         raise MismatchError(
-            f"{file} does not fit the language model that was named: {len(wrong) + len(left)} tensors differ ({sizes}). Was it GPT-2 base?"
+            f"{file} does not fit the mapper and language model that were named: {len(wrong) + len(left)} tensors differ ({sizes}). Was it GPT-2?"
         )
     decoder.load_state_dict(weights)

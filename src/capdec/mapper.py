@@ -53,7 +53,9 @@ class MLPMapper(nn.Module):
 
 class AttentionMapper(nn.Module):
     """MacCap's mapper: `prefix` learned queries read all rows by cross-attention, in post-norm layers as wide as the embeddings (MacCap: 32 queries,
-    one layer of 8 heads at D = 512), and an MLP of three layers brings each to the language model's width. The number of rows changes no sizes."""
+    one layer of 8 heads at D = 512), and an MLP of three layers brings each to the language model's width. The number of rows changes no sizes.
+
+    Rows come in through a layer norm, which MacCap has not: at unit length they are so short beside the queries that it begins blind to them."""
 
     def __init__(self, dim: int, width: int, prefix: int, layers: int, heads: int):
         super().__init__()
@@ -61,12 +63,12 @@ class AttentionMapper(nn.Module):
             raise SettingError(f"an attention mapper is as wide as the embeddings, {dim}, and cannot have {heads} heads: {heads} does not divide it.")
         self.queries = nn.Parameter(torch.randn(prefix, dim) * 0.02)
         layer = nn.TransformerDecoderLayer(dim, heads, 4 * dim, 0.0, "relu", batch_first=True)
-        self.layers = nn.TransformerDecoder(layer, layers)
+        self.norm, self.layers = nn.LayerNorm(dim), nn.TransformerDecoder(layer, layers)
         self.project = nn.Sequential(nn.Linear(dim, width), nn.ReLU(), nn.Linear(width, width), nn.ReLU(), nn.Linear(width, width))
 
     def forward(self, embeddings: Float[Tensor, "B K D"], mask: Bool[Tensor, "B K"]) -> tuple[Float[Tensor, "B P E"], Bool[Tensor, "B P"]]:
         batch, prefix = len(mask), len(self.queries)
-        read = self.layers(self.queries.expand(batch, -1, -1), embeddings, memory_key_padding_mask=~mask)
+        read = self.layers(self.queries.expand(batch, -1, -1), self.norm(embeddings), memory_key_padding_mask=~mask)
         return self.project(read), mask.new_ones(batch, prefix)
 
 

@@ -82,6 +82,13 @@ class Memory:
         self.rows, manifest = _stored(self.folder or "", self.dim, backbone)
         return manifest
 
+    def recognise(self, corpus: "Corpus") -> None:
+        """After `restore`: where it is of this corpus, that is known again, so that a caption does not see what was said of its photo."""
+        again = Memory(self.dim, self.size, self.folder, self.seed)
+        again.fit(corpus)
+        if again.rows.shape == self.rows.shape and torch.allclose(again.rows.float(), self.rows.float(), atol=0.01):
+            self.groups, self.photos, self.kept = again.groups, again.photos, again.kept
+
     def queries(self, condition: Condition) -> tuple[Float[Tensor, "Q D"], Int[Tensor, "N"] | None, Int[Tensor, "Q"] | None]:
         """Every row of the condition at unit length, the memory's groups, and which group each may not see: none, where the condition does not say of
         which rows of the corpus it is made. Raises SettingError where there is no memory yet."""
@@ -90,7 +97,9 @@ class Memory:
         embeddings = F.normalize(condition.embeddings, dim=-1).flatten(0, 1).float()
         if condition.rows is None or self.groups is None or self.photos is None:
             return embeddings, None, None
-        unseen = self.photos[condition.rows.cpu()].repeat_interleave(condition.embeddings.shape[1])
+        rows = condition.rows.cpu()
+        photos = torch.where(rows >= 0, self.photos[rows.clamp(min=0)], -1)  # of none of the corpus: it may see all
+        unseen = photos.repeat_interleave(condition.embeddings.shape[1])
         return embeddings, self.groups.to(embeddings.device), unseen.to(embeddings.device)
 
     def said_near(self, condition: Condition, count: int) -> list[list[str]]:

@@ -65,7 +65,7 @@ class Condition:
     prompts: tuple[str, ...] | None = None
     """Words for the language model, one string an item: entities, style, language."""
     rows: Int[Tensor, "B"] | None = None
-    """In training: which corpus rows these are, so that a retrieval can leave out itself and its siblings."""
+    """In training: which corpus rows these are, so that a retrieval can leave out itself and its siblings; -1 for none."""
 
     @classmethod
     def of(cls, embeddings: Float[Tensor, "B D"] | Float[Tensor, "B K D"], rows: Int[Tensor, "B"] | None = None) -> "Condition":

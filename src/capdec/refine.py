@@ -1,18 +1,19 @@
 """CgT-GAN's second stage (Yu et al. 2023): a captioner that was trained from text goes on learning from its own captions of photos nobody captioned.
 
-    photo v -> samples c_1 ... c_S and a greedy caption c_0 -> rewards -> policy gradient: the mean of (r(c_s) - r(c_0)) log p(c_s | v)
+    photo v -> samples c_1 ... c_S and a greedy caption c_0 -> rewards -> policy gradient: (r(c_s) - r(c_0)) log p(c_s | v)
 
     r(c) = weight x CLIP + (1 - weight) x discriminator
-    CLIP            0.5 cos(c, t) + 0.5 (1 - mean |c - t|)        t: DeCap's projection of the photo on all captions of the corpus
+    CLIP            0.5 cos(c, t) + 0.5 (1 - mean |c - t|)        t: DeCap's projection of the photo on the captions of the corpus but its own
     discriminator   the probability that c was written by a person, of a text classifier that learns beside it
 
 Self-critical: the greedy caption is the baseline (Rennie et al. 2017). Without photos it is strictly text-only: noised embeddings of the corpus'
-captions stand in for photos, and t is made without the captions of their own photo.
+captions stand in for photos.
 
 Other than in the released code, each reward's advantages are brought to the same spread over a batch before they are weighed (there a cosine times
-100 meets a discriminator's score); the discriminator is a small transformer from scratch, not RoBERTa; a caption that did not end in time teaches
-nothing; and no epoch is chosen by pairs: the last step counts. Step s draws all that is random from generators seeded with (seed, s), so that a run
-that was killed continues to the very weights of an undisturbed one.
+100 meets a discriminator's score), and their sum is divided by the tokens of the batch; the discriminator is a small transformer from scratch, not
+RoBERTa, so it learns alone for the first `warmup` steps; t is of unit length, and made without what was said of the photo, where ids say so; a
+caption that did not end in time teaches nothing; and no epoch is chosen by pairs: the last step counts. Step s draws all that is random from
+generators seeded with (seed, s), so that a run that was killed continues to the very weights of an undisturbed one.
 """
 
 import time
@@ -23,7 +24,7 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from capdec import parts, recipe
@@ -45,7 +46,8 @@ class Refining:
     """`batch` photos a step, each with `samples` captions. `weight` is CLIP's share of the reward at the end; for the first `discriminator_steps` the
     discriminator alone rewards, and over the next `rising_steps` the share rises linearly (the paper: 150 and 2350, then 0.5; None: a tenth of
     `steps`, and the rest). `temperature` is that of the aggregated target ("auto": chosen on text alone; the paper: 0.01 on COCO). `target_cosine` is
-    of the noise that makes a caption stand in for a photo, where there are no photos (None: the backbone's default)."""
+    of the noise that makes a caption stand in for a photo, where there are no photos (None: the backbone's default). For `warmup` steps the captioner
+    only speaks, and over as many more its rate rises to `learning_rate`."""
 
     steps: int = 150
     batch: int = 32
@@ -104,16 +106,19 @@ def refine(
     store = Path(embeddings or folder / "embeddings")
     with Progress("embedding captions", len(pairs)) as progress:
         corpus = embed(pairs, made.backbone, store, lambda done, _: progress.update(done))
-    images: Tensor | None = None
+    images, said_of = None, None
     if photos is not None:
         seen = Photos.of(open_dataset(photos))
         with Progress("embedding photos", len(seen.ids)) as progress:
-            found, _ = embed_photos(seen, made.backbone, store / "photos", lambda done, _: progress.update(done), made.regions)
+            found, of_photo = embed_photos(seen, made.backbone, store / "photos", lambda done, _: progress.update(done), made.regions)
         images = found[torch.arange(len(found))].view(len(found), 1 + made.regions, -1)
+        images = F.normalize(images, dim=-1) if made.normalize or made.regions else images * torch.from_numpy(found.norms).view(-1, 1, 1)
+        first = {key: row for row, key in reversed(list(enumerate(pairs.image_ids))) if key is not None}
+        said_of = torch.tensor([first.get(key, -1) for key in of_photo])
     given = {"captioner": str(captioner) if not isinstance(captioner, Captioner) else None, "captions": captions, "photos": photos}
     identity = {"recipe": {**given, "refining": plan.__dict__}, "text": pairs.fingerprint, "captioner": made.fingerprint}
 
-    _Refinement(made, corpus, images, plan, device).run(folder / "refining", identity, minutes_between_checkpoints)
+    _Refinement(made, corpus, images, said_of, plan, device).run(folder / "refining", identity, minutes_between_checkpoints)
 
     made.given |= Supervision.UNPAIRED_IMAGES if photos is not None else Supervision(0)
     made.text = tuple(sorted({*made.text, *(text.name.split("+") if text.name else ())}))
@@ -153,8 +158,17 @@ class Discriminator(nn.Module):
 class _Refinement:
     """The captioner, what it learns from, and who rewards it."""
 
-    def __init__(self, captioner: Captioner, corpus: Corpus, images: Float[Tensor, "M K D"] | None, plan: Refining, device: str):
-        self.captioner, self.corpus, self.images, self.plan = captioner, corpus, images, plan
+    def __init__(
+        self,
+        captioner: Captioner,
+        corpus: Corpus,
+        images: Float[Tensor, "M K D"] | None,
+        said_of: Int[Tensor, "M"] | None,
+        plan: Refining,
+        device: str,
+    ):
+        """`said_of` is a row of the corpus that speaks of each photo, -1 where none does."""
+        self.captioner, self.corpus, self.images, self.said_of, self.plan = captioner, corpus, images, said_of, plan
         self.texts = corpus.pairs.targets
         torch.manual_seed(plan.seed)
         assert isinstance(captioner.decoder, nn.Module)
@@ -163,6 +177,9 @@ class _Refinement:
         self.discriminator = self.models["discriminator"]
         self.target: Bridge = parts.build("bridges", {"name": "memory_projection", "temperature": plan.temperature}, dim=captioner.backbone.dim)
         self.target.fit(corpus)
+        for memory in captioner.memories:
+            memory.recognise(corpus)
+        self.targets = self._target(Condition.of(images, said_of)) if images is not None else None
         self.std = std_of(plan.target_cosine or captioner.backbone.target_cosine, captioner.backbone.dim)
         learned = [parameter for parameter in self.policy.parameters() if parameter.requires_grad]
         if not learned:
@@ -191,11 +208,7 @@ class _Refinement:
         plan = self.plan
         seed = plan.seed * 1_000_003 + step
         generator = torch.Generator().manual_seed(2 * seed + 1)
-        seen = self._seen(generator)
-        target = self.target.from_image(Condition.of(seen.embeddings[:, 0], seen.rows), None).embeddings[:, 0]  # (B, D)
-        condition = seen
-        for bridge in self.captioner.bridges:
-            condition = bridge.from_image(condition, generator)
+        condition, target = self._seen(generator)
         self.models.eval()
         sampling = Decoding("nucleus", captions=plan.samples, top_p=1.0, max_tokens=self._longest(), seed=seed * plan.batch)
         drawn = [caption for captions in self.policy.generate(condition, sampling) for caption in captions]
@@ -207,12 +220,13 @@ class _Refinement:
         ended = torch.tensor([len(caption.tokens) < self._longest() for caption in drawn])
         advantage = advantage * ended
 
-        for group, rate in zip(self.optimizer.param_groups, (plan.learning_rate, plan.discriminator_rate), strict=True):
-            group["lr"] = rate * min(1.0, (step + 1) / max(1, plan.warmup))
+        policy, discriminator = self.optimizer.param_groups
+        policy["lr"] = plan.learning_rate * min(1.0, max(0, step - plan.warmup + 1) / max(1, plan.warmup)) if plan.warmup else plan.learning_rate
+        discriminator["lr"] = plan.discriminator_rate * min(1.0, (step + 1) / max(1, plan.warmup))
         self.optimizer.zero_grad(set_to_none=True)
         owners = torch.arange(plan.batch).repeat_interleave(plan.samples)
         said = self.policy.log_prob(condition.select(owners), drawn)  # without dropout: the policy that drew them
-        loss = -(advantage.to(said.total) * said.total).sum() / said.tokens.sum()
+        loss = -(advantage.to(said.total) * said.total).sum() / (said.tokens * ended.to(said.tokens)).sum().clamp(min=1)
         loss.backward()
         torch.manual_seed(2 * seed)  # dropout
         self.discriminator.train()
@@ -235,13 +249,26 @@ class _Refinement:
     def _longest(self) -> int:
         return min(40, getattr(self.policy, "max_tokens", 40))
 
-    def _seen(self, generator: torch.Generator) -> Condition:
-        """A batch of photos, or of captions noised as far as a photo is."""
-        if self.images is not None:
-            return Condition.of(self.images[torch.randint(len(self.images), (self.plan.batch,), generator=generator)])
+    def _seen(self, generator: torch.Generator) -> tuple[Condition, Float[Tensor, "B D"]]:
+        """A batch of photos, or of captions noised as far as a photo is, as the decoder is told of them; and what is to be said of them. A caption is
+        text all the same: a bridge that moves photos does not move it, one that looks things up does so as for a photo."""
+        if self.images is not None and self.said_of is not None and self.targets is not None:
+            places = torch.randint(len(self.images), (self.plan.batch,), generator=generator)
+            condition, target = Condition.of(self.images[places], self.said_of[places]), self.targets[places]
+            for bridge in self.captioner.bridges:
+                condition = bridge.from_image(condition, generator)
+            return condition, target
         rows = torch.randint(len(self.corpus), (self.plan.batch,), generator=generator)
         clean = self.corpus.embeddings[rows]
-        return Condition.of(F.normalize(clean + self.std * torch.randn(clean.shape, generator=generator), dim=-1), rows)
+        condition = Condition.of(F.normalize(clean + self.std * torch.randn(clean.shape, generator=generator), dim=-1), rows)
+        target = self._target(condition)
+        for bridge in self.captioner.bridges:
+            alike = getattr(bridge, "looks_up", False)
+            condition = bridge.from_image(condition, generator) if alike else bridge.from_text(condition, None)
+        return condition, target
+
+    def _target(self, seen: Condition) -> Float[Tensor, "B D"]:
+        return self.target.from_image(Condition.of(seen.embeddings[:, 0], seen.rows), None).embeddings[:, 0]
 
     @torch.no_grad()
     def _rewards(self, captions: Sequence[Caption], target: Float[Tensor, "B D"], samples: int) -> tuple[Float[Tensor, "R"], Float[Tensor, "R"]]:

@@ -8,6 +8,7 @@ statistics); what it was given is kept with the captioner. Step s draws all that
 batches of one.
 """
 
+import json
 import math
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -126,8 +127,9 @@ def train(
     worker = _Worker(device, plan)
     backbone_part: Backbone = parts.build("backbones", backbone, device=worker.device)
     parts.build("decoders", decoder, dim=backbone_part.dim)  # what cannot be built is known before the corpus is embedded
-    for spec in _with_noise(bridges, backbone_part.target_cosine):
-        parts.build("bridges", spec, dim=backbone_part.dim)
+    tried = [parts.build("bridges", spec, dim=backbone_part.dim) for spec in _with_noise(bridges, backbone_part.target_cosine)]
+    if paired_photos is not None and any(hasattr(bridge, "memory") for bridge in tried):
+        raise SettingError("with paired_photos a memory would be of photos, not of captions: leave its bridge out, or paired_photos.")
     if sources is not None and paired_photos is not None:
         raise SettingError("a caption is told from a source or from its photo: name sources or paired_photos, not both.")
     if plan.norms and (paired_photos is not None or any(isinstance(spec, dict) and spec.get("memory") for spec in bridges)):
@@ -135,13 +137,6 @@ def train(
     text = [open_dataset(captions), *([open_dataset(sources)] if sources not in (None, SIBLINGS) else [])]
     pairs = read_pairs(*text)
     pairs = pairs.at_most(plan.captions, plan.seed) if plan.captions else pairs
-    plan = plan.settled(len(pairs))
-    given = {
-        "captions": captions, "sources": sources, "backbone": backbone, "bridges": list(bridges), "decoder": decoder, "training": plan.__dict__,
-        "paired_photos": paired_photos, "unpaired_photos": unpaired_photos, "chosen": chosen,
-    }  # fmt: skip
-    identity = {"recipe": given, "text": pairs.fingerprint, "backbone": backbone_part.fingerprint, "processes": worker.processes}
-
     store = Path(embeddings or folder / "embeddings")
     if paired_photos is not None:
         corpus = told_from_photos(pairs, *_photos(paired_photos, backbone_part, store / "paired_photos", worker))
@@ -153,6 +148,12 @@ def train(
         images, of_photo = _photos(unpaired_photos, backbone_part, store / "unpaired_photos", worker)
         corpus = replace(corpus, photos=of_photo)
     corpus = corpus.within(*plan.norms) if plan.norms else corpus
+    plan = plan.settled(len(corpus))
+    given = {
+        "captions": captions, "sources": sources, "backbone": backbone, "bridges": list(bridges), "decoder": decoder, "training": plan.__dict__,
+        "paired_photos": paired_photos, "unpaired_photos": unpaired_photos, "chosen": chosen,
+    }  # fmt: skip
+    identity = {"recipe": given, "text": pairs.fingerprint, "backbone": backbone_part.fingerprint, "processes": worker.processes}
     learn, held = corpus.split(plan.held_out, plan.seed)
     if not len(learn):
         raise SettingError(f"held_out = {plan.held_out} leaves none of the {len(corpus)} captions to learn from. Make it smaller.")
@@ -169,9 +170,12 @@ def train(
 
     spec = {"backbone": located(backbone, backbone_part), "bridges": resolved, "decoder": decoder}
     beside_text = Supervision.PAIRS if paired_photos is not None else Supervision(0)
+    begun = _begun_with(decoder)
+    for flag in begun["given"]:
+        beside_text |= Supervision[flag]
     if chosen and chosen.get("pairs"):
         beside_text |= Supervision.PAIRS_FOR_SETTINGS
-    names = sorted({name for dataset in text if dataset.name for name in dataset.name.split("+")})
+    names = sorted({name for dataset in text if dataset.name for name in dataset.name.split("+")} | set(begun["text"]))
     captioner = Captioner(backbone_part, built, model, spec, decoding_plan, names, beside_text)
     given["decoding"] = decoding
     if worker.is_first:
@@ -188,6 +192,13 @@ def train(
             temporary.write_text(card(report, captioner), encoding="utf-8")
     worker.wait()
     return captioner
+
+
+def _begun_with(decoder: Spec) -> dict[str, list[str]]:
+    """What a captioner whose language model this one begins with had learned from, and what it was given beside text."""
+    start = decoder.get("start") if isinstance(decoder, dict) else None
+    config = json.loads((Path(start) / "config.json").read_text(encoding="utf-8")) if start else {}
+    return {"text": config.get("text", []), "given": config.get("given", [])}
 
 
 class _Worker:

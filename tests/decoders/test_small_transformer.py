@@ -1,3 +1,4 @@
+import json
 from dataclasses import replace
 
 import pytest
@@ -182,6 +183,7 @@ def saved(folder, **settings):
     decoder = build(**settings)
     folder.mkdir()
     decoder.save(folder)
+    (folder / "config.json").write_text(json.dumps({"decoder": {"name": "small_transformer", "heads": 2, "prefix": 2}}))
     write_tensors(folder / "weights.safetensors", {f"decoder.{name}": tensor for name, tensor in module_tensors(decoder).items()})
     return decoder
 
@@ -201,6 +203,9 @@ def test_it_starts_from_another_ones_language_model_which_may_stay_as_it_is(tmp_
     other = SmallTransformer(16, **{**sizes, "width": 48}, start=str(tmp_path / "words"))
     with pytest.raises(MismatchError, match="words"):
         other.fit([])
+    for changed in ({"prefix": 3}, {"heads": 4}):
+        with pytest.raises(MismatchError, match="has 2 heads and learned behind a prefix of 2"):
+            SmallTransformer(16, **{**sizes, **changed}, start=str(tmp_path / "words"), frozen=True).fit([])
     with pytest.raises(DataError, match="tokenizer"):
         SmallTransformer(16, **sizes, start=str(tmp_path / "nothing")).fit([])
     with pytest.raises(SettingError, match="needs start"):

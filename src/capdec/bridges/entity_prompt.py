@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
     from capdec.corpus import Corpus
 
-MOST = 8  # nouns of one caption that are kept
+MOST = 10  # nouns of one caption that are kept
 
 
 class EntityPrompt:

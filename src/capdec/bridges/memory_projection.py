@@ -105,7 +105,7 @@ class MemoryProjection:
         rows = self.memory.rows.to(queries.device)
         if self.top_k:
             cosines, places = nearest(queries, rows, self.top_k, groups, unseen)
-            weights = torch.softmax(cosines / temperature, dim=-1).unsqueeze(1)  # (B K, 1, k)
+            weights = torch.softmax(cosines / temperature, dim=-1).nan_to_num(0).unsqueeze(1)  # (B K, 1, k); all hidden: zero
             some = zip(weights.split(64), places.split(64), strict=True)
             total = torch.cat([(weight @ rows[place].float()).squeeze(1) for weight, place in some])
         else:

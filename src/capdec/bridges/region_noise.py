@@ -1,7 +1,7 @@
 """MacCap's bridge (Qiu et al. 2024): a decoder that learned from several noisy copies of a caption's embedding is told several regions of a photo.
 
     training     [x + n_1, ..., x + n_K]            n ~ N(0, std^2 I), drawn for each copy; all brought to unit length
-    inference    [r_1 + w v + n_1, ...]             r: the K regions of the photo, v: its global embedding, w: `global_weight`; then the same noise
+    inference    [r_1 + w v + n_1, ...]             r: the K regions of the photo, v: its global embedding, w: `global_weight`; to unit length
 
 Noise at inference too makes what a decoder is told then as rough as what it learned from; its draws depend on `Decoding.seed` alone, and a photo that
 is to have several captions gets each from draws of its own, among which `rerank = "clip"` chooses, as MacCap does. Needs a backbone that can
@@ -30,7 +30,8 @@ class RegionNoise:
     in gaussian_noise. `at_inference = false` leaves a photo's rows without noise. With `regions = 0`, and where a photo comes as its global embedding
     alone (a stored one), that is copied as a caption's is.
 
-    Raises SettingError for values out of range, and for text that has several rows already: bridges that add rows come after this one.
+    Raises SettingError for values out of range, and for text that has several rows already: bridges that add rows come after this one
+    (and if they look things up, they look up row 0, which here is the first region).
     """
 
     supervision = Supervision(0)
@@ -65,7 +66,7 @@ class RegionNoise:
         """K copies, each with a noise of its own."""
         if condition.embeddings.shape[1] != 1:
             raise SettingError("region_noise copies one embedding of a caption, and there are several rows: put it before the bridges that add rows.")
-        return self._told(condition, condition.embeddings.expand(-1, self.copies, -1), generator)
+        return self._told(condition, F.normalize(condition.embeddings, dim=-1).expand(-1, self.copies, -1), generator)
 
     def from_image(self, condition: Condition, generator: torch.Generator | None) -> Condition:
         """Regions with the global embedding in each."""
@@ -75,9 +76,9 @@ class RegionNoise:
         return self._told(condition, rows, generator if self.draws else None)
 
     def _told(self, condition: Condition, rows: Float[Tensor, "B K D"], generator: torch.Generator | None) -> Condition:
-        rows = F.normalize(rows, dim=-1)
         if generator is not None and self.std:
-            rows = F.normalize(rows + self.std * torch.randn(rows.shape, generator=generator).to(rows), dim=-1)
+            rows = rows + self.std * torch.randn(rows.shape, generator=generator).to(rows)
+        rows = F.normalize(rows, dim=-1)
         mask = torch.ones(rows.shape[:2], dtype=torch.bool, device=rows.device)
         return Condition(rows, mask, condition.prompts, condition.rows)
 

@@ -27,8 +27,8 @@ if TYPE_CHECKING:
 
 class Retrieval:
     """`count` neighbours. `target_cosine` is of the noise in training, before it looks: the expected cosine of the noised embedding with the clean
-    one (1: none; IFCap's variance of 0.04 at D = 1024 is 0.154); row 0 itself stays as it is. With `replace` the neighbours alone are told, as in
-    Knight. `size`, `memory` (a folder), its `dataset`, `keep_texts` and `seed` are those of
+    one, which an earlier noise has moved already (1: none; IFCap's variance of 0.04 at D = 1024 is 0.154); row 0 itself stays as it is. With
+    `replace` the neighbours alone are told, as in Knight. `size`, `memory` (a folder), its `dataset`, `keep_texts` and `seed` are those of
     `capdec.memory.Memory`.
 
     Raises SettingError for values out of range, and what Memory raises.

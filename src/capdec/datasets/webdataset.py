@@ -22,8 +22,8 @@ IMAGES = ("jpg", "jpeg", "png", "webp")
 
 class WebDataset:
     """`path` is a shard, a pattern such as "shards/*.tar", or a list of these. The .json holds `captions` or `caption`, and `image_id` (default: the
-    key); where it has no captions, the .txt is the caption. What has none at all is skipped. `dataset` and `split` say what it is of (flickr8k and
-    val, say), so that a score can tell whether the backbone has seen its pairs. Raises DataError, naming the shard."""
+    key); where it has no captions, the .txt is the caption; what has none at all is a photo alone. `dataset` and `split` say what it is of (flickr8k
+    and val, say), so that a score can tell whether the backbone has seen its pairs. Raises DataError, naming the shard."""
 
     suffixes: tuple[str, ...] = (".tar",)
 
@@ -43,12 +43,14 @@ class WebDataset:
         for shard in self.shards:
             for key, sample in _samples(shard):
                 example = _example(shard, key, sample)
-                if example.captions:
+                if example.captions or example.open_image is not None:
                     found = True
                     yield example
         if not found:
             named = ", ".join(self.shards[:3]) or "an empty list of shards"
-            raise DataError(f"{named} holds no captions. A shard holds KEY.jpg and, beside it, KEY.json with caption or captions, or KEY.txt.")
+            raise DataError(
+                f"{named} holds no photos and no captions. A shard holds KEY.jpg and, beside it, KEY.json with caption or captions, or KEY.txt."
+            )
 
     @classmethod
     def tiny(cls, folder: Path) -> "WebDataset":

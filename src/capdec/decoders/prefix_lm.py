@@ -6,6 +6,7 @@ not by a token id, so that no word is unlearnable, and the search keeps keys and
 
 import inspect
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -141,9 +142,9 @@ class PrefixLM(nn.Module):
             return []
         was_training = self.training
         self.eval()
-        found = search(_Steps(self, condition), decoding, self._end())
-        self.train(was_training)
         ended = min(decoding.max_tokens, self.max_tokens)
+        found = search(_Steps(self, condition), replace(decoding, max_tokens=ended), self._end())
+        self.train(was_training)
         return [[Caption(self._said(one.tokens, len(one.tokens) < ended), one.score, one.tokens) for one in image] for image in found]
 
     def _end(self) -> int:

@@ -5,9 +5,12 @@
                  A  man  rides  <end>     what it is to say; the last prefix vector says the first token
 """
 
+import inspect
+import json
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -16,13 +19,22 @@ from tokenizers import Tokenizer
 from torch import Tensor, nn
 
 from capdec.checkpoint import load_module, module_tensors, read_tensors
-from capdec.errors import DataError, SettingError
+from capdec.errors import DataError, MismatchError, SettingError
 from capdec.generation import search
 from capdec.mapper import Kind, build_mapper, padding_first
 from capdec.protocols import Caption, Condition, Decoding, LogProb
 from capdec.tokens import pad, train_bpe
 
 PAD, END = 0, 1
+
+
+def parts_of(folder: Path) -> dict[str, Any]:
+    """What the configuration of a captioner's folder says of its decoder. Raises DataError where there is none."""
+    try:
+        spec = json.loads((folder / "config.json").read_text(encoding="utf-8"))["decoder"]
+    except (OSError, ValueError, KeyError) as error:
+        raise DataError(f"{folder} holds no captioner's config.json. Name the folder of one that was trained.") from error
+    return {} if isinstance(spec, str) else dict(spec)
 
 
 class Layer(nn.Module):
@@ -75,6 +87,7 @@ class SmallTransformer(nn.Module):
         if width % heads:
             raise SettingError(f"width {width} cannot be shared by {heads} heads: {heads} does not divide it.")
         self.dim, self.vocabulary, self.max_tokens, self.start, self.frozen = dim, vocabulary, max_tokens, start, frozen
+        self.prefix, self.heads = prefix, heads
         self.tokenizer: Tokenizer | None = None
         self.mapper = build_mapper(mapper, dim, width, prefix, clip_length=prefix, layers=mapper_layers, heads=heads)
         self.words = nn.Embedding(0, width)  # sized by `fit` or `load`; also the output layer
@@ -92,6 +105,13 @@ class SmallTransformer(nn.Module):
             return
         folder = Path(self.start)
         self.load(folder)
+        usual = {name: one.default for name, one in inspect.signature(type(self)).parameters.items()}
+        theirs = {**usual, **parts_of(folder)}
+        if self.heads != theirs["heads"] or (self.frozen and self.prefix != theirs["prefix"]):
+            raise MismatchError(
+                f"the language model in {folder} has {theirs['heads']} heads and learned behind a prefix of {theirs['prefix']}; {self.heads} and "
+                f"{self.prefix} came. Frozen, it needs both; else its heads."
+            )
         tensors = {
             name.removeprefix("decoder."): t for name, t in read_tensors(folder / "weights.safetensors")[0].items() if name.startswith("decoder.")
         }
