@@ -1,15 +1,18 @@
 """CgT-GAN's second stage: rewards that are those of the paper, a gradient that is the policy's, and what it was given."""
 
+import io
 import json
 import os
 import signal
 import subprocess
 import sys
+import tarfile
 import time
 
 import pytest
 import torch
 import torch.nn.functional as F
+from PIL import Image
 
 from capdec.backbones.mini import Mini
 from capdec.captioner import Captioner
@@ -155,3 +158,43 @@ def test_what_cannot_be_is_said(trained, captions_file, tmp_path):
     refine(trained, str(captions_file), tmp_path / "second", refining=SHORT)
     with pytest.raises(MismatchError, match="recipe"):
         refine(trained, str(captions_file), tmp_path / "second", refining={**SHORT, "samples": 2})
+
+
+def test_photos_need_no_captions(trained, captions_file, tmp_path):
+    with tarfile.open(tmp_path / "bare.tar", "w") as tar:
+        for n in range(5):
+            buffer = io.BytesIO()
+            Image.new("RGB", (20, 20), (50 * n, 90, 30)).save(buffer, "PNG")
+            info = tarfile.TarInfo(f"{n}.png")
+            info.size = len(buffer.getvalue())
+            tar.addfile(info, io.BytesIO(buffer.getvalue()))
+    made = refine(trained, str(captions_file), tmp_path / "second", photos=str(tmp_path / "bare.tar"), refining=SHORT)
+    assert made.supervision == Supervision.UNPAIRED_IMAGES
+
+
+def test_the_target_of_a_photo_is_made_without_what_was_said_of_it(trained, captions_file, tmp_path):
+    captioner = Captioner.load(trained)
+    corpus = embed(read_pairs(open_dataset(str(captions_file))), captioner.backbone, tmp_path / "store")
+    images, rows = corpus.embeddings[torch.tensor([3, 3])].unsqueeze(1), torch.tensor([3, -1])  # as near as can be to a caption of its own
+    one = _Refinement(captioner, corpus, images, rows, Refining(**{**SHORT, "temperature": 0.001}), "cpu")
+    near = (one.targets * images[:, 0]).sum(1)
+    assert near[1] > near[0] and near[1] > 0.999
+
+
+@pytest.mark.parametrize("name", ["memory_projection", "retrieval"])
+def test_a_captioners_own_memory_does_not_tell_a_caption_of_itself(captions_file, tiny_backbone, tmp_path, name):
+    """Nor after it was saved and loaded."""
+    train(str(captions_file), tmp_path / "first", backbone=tiny_backbone, bridges=[{"name": name}], decoder=DECODER, training=FAST)
+    one = refinement(tmp_path / "first", captions_file, tmp_path, target_cosine=1.0)
+    memory, rows = one.captioner.memories[0], torch.arange(0, 240, 7)
+    _, groups, unseen = memory.queries(one.corpus.condition(rows))
+    assert torch.equal(groups[rows], unseen) and len(set(groups.tolist())) == 80
+
+
+def test_a_caption_that_stands_in_for_a_photo_moves_as_text_does(captions_file, tiny_backbone, photos, tmp_path):
+    plan = {"backbone": tiny_backbone, "decoder": DECODER, "training": FAST, "unpaired_photos": photos}
+    train(str(captions_file), tmp_path / "first", bridges=[{"name": "mean_shift"}], **plan)
+    one = refinement(tmp_path / "first", captions_file, tmp_path, target_cosine=1.0)
+    condition, _ = one._seen(torch.Generator().manual_seed(5))
+    rows = torch.randint(240, (4,), generator=torch.Generator().manual_seed(5))
+    torch.testing.assert_close(condition.embeddings, one.captioner.bridges[0].from_text(one.corpus.condition(rows), None).embeddings)

@@ -127,6 +127,23 @@ def test_sentences_can_be_left_out_by_the_length_of_their_embeddings(tmp_path, t
         train(str(captions_file), tmp_path / "two", training={**FAST, "norms": [1, 3]}, **{**plan, "bridges": bridges})
 
 
+def test_what_a_decoder_begins_with_counts(tmp_path, tiny_backbone, captions_file, photos):
+    """A language model that learned from pairs, and from what text, is part of what a captioner was given."""
+    told, plan = {"path": str(captions_file), "dataset": "walls"}, {"backbone": tiny_backbone, "bridges": [], "training": FAST}
+    train(told, tmp_path / "words", paired_photos=photos, decoder=DECODER, **plan)
+    start = {**DECODER, "start": str(tmp_path / "words"), "frozen": True}
+    made = train(str(captions_file), tmp_path / "run", decoder=start, **plan)
+    assert Captioner.load(tmp_path / "run").supervision_on("walls").words() == "text + target-domain text + pairs"
+    before, after = _weights(tmp_path / "words"), _weights(tmp_path / "run")
+    assert torch.equal(before["decoder.words.weight"], after["decoder.words.weight"]) and made.decoder.start == start["start"]
+
+
+def test_a_memory_is_of_captions(tmp_path, tiny_backbone, captions_file, photos):
+    plan = {"backbone": tiny_backbone, "decoder": DECODER, "training": FAST, "paired_photos": photos}
+    with pytest.raises(SettingError, match="a memory would be of photos"):
+        train(str(captions_file), tmp_path / "run", bridges=[{"name": "memory_projection"}], **plan)
+
+
 def test_a_target_can_differ_from_its_source(tmp_path, tiny_backbone, captions_file):
     targets = tmp_path / "german.jsonl"
     targets.write_text("".join(json.dumps({"image_id": f"photo-{n}", "captions": [f"ein Hund Nummer {n}"]}) + "\n" for n in range(60)))
