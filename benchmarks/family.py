@@ -82,7 +82,7 @@ METHODS: dict[str, Method] = {
     "close_targets": Method("CLOSE: sibling targets, noise", of(NOISE, sources="siblings"), "capdec"),
     "knight": Method("Knight: five neighbours in place of the caption", of({**NEIGHBOURS, "replace": True}), "none"),
     "shift": Method("C3's mean shift alone", of(SHIFT, unpaired_photos=TRAIN), "none"),
-    "words": Method("a language model alone", of(decoder={**BASE["decoder"], "mapper": "constant"}), ""),
+    "words": Method("a language model alone", of(decoder={**BASE["decoder"], "mapper": "constant", "prefix": 8}), ""),
     "maccap": Method("MacCap: noisy copies, regions, frozen language model", of(REGIONS, decoder={**FROZEN, **ATTENTION}), "maccap_global"),
     "maccap_global": Method("the same, its global embedding in place of regions", None, "capdec", "maccap", bridge={"regions": 0}),
     "copies": Method("MacCap's copies and regions, language model trained", of(REGIONS, decoder={**BASE["decoder"], **ATTENTION}), "copies_global"),
