@@ -60,6 +60,7 @@ ATTENTION = {"mapper": "attention", "mapper_layers": 1, "prefix": 8}
 REGIONS = {"name": "region_noise", "target_cosine": 0.65}
 REFINING: dict[str, Any] = {"steps": 150}
 BEST_OF = {"candidates": 5}
+BY_BOTH = {**BEST_OF, "rerank": "clip", "score_weight": 0.5}
 TOLD = {**BEST_OF, "rerank": "neighbours"}
 
 
@@ -81,7 +82,6 @@ METHODS: dict[str, Method] = {
     "close_siblings": Method("noise of siblings' covariance", of({"name": "covariance_noise", "target_cosine": 0.65}), "none"),
     "close_targets": Method("CLOSE: sibling targets, noise", of(NOISE, sources="siblings"), "capdec"),
     "knight": Method("Knight: five neighbours in place of the caption", of({**NEIGHBOURS, "replace": True}), "none"),
-    "shift": Method("C3's mean shift alone", of(SHIFT, unpaired_photos=TRAIN), "none"),
     "words": Method("a language model alone", of(decoder={**BASE["decoder"], "mapper": "constant", "prefix": 8}), ""),
     "maccap": Method("MacCap: noisy copies, regions, frozen language model", of(REGIONS, decoder={**FROZEN, **ATTENTION}), "maccap_global"),
     "maccap_global": Method("the same, its global embedding in place of regions", None, "capdec", "maccap", bridge={"regions": 0}),
@@ -91,12 +91,14 @@ METHODS: dict[str, Method] = {
     "cgtgan": Method("CgT-GAN: refined on photos", None, "none", "none", REFINING, TRAIN),
     "cgtgan_text": Method("CgT-GAN: refined on noised text", None, "none", "none", REFINING),
     "capdec_clip": Method("noise, best of five by CLIP", None, "capdec", "capdec", decoding={**BEST_OF, "rerank": "clip"}),
+    "capdec_clip_score": Method("noise, best of five by CLIP and score", None, "capdec", "capdec", decoding=BY_BOTH),
     "capdec_consensus": Method("noise, best of five by consensus", None, "capdec", "capdec", decoding={**BEST_OF, "rerank": "consensus"}),
     "decap_told": Method("DeCap, best of five by the memory's captions", None, "decap", "decap", bridge={"keep_texts": True}, decoding=TOLD),
     "learned_told": Method(
         "noise, projection in training, best of five by the memory's captions", None, "learned", "learned", bridge={"keep_texts": True}, decoding=TOLD
     ),
-    "learned_entity": Method("entity prompt, noise, projection in training", of(ENTITIES, NOISE, LEARNED), "learned"),
+    "learned_both": Method("noise, projection in training, best of five by CLIP and score", None, "learned", "learned", decoding=BY_BOTH),
+    "decap_both": Method("DeCap, best of five by CLIP and score", None, "decap", "decap", decoding=BY_BOTH),
     "learned_neighbours": Method("noise, projection in training, neighbours", of(NOISE, LEARNED, NEIGHBOURS), "learned"),
 }
 

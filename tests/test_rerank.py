@@ -56,8 +56,17 @@ def test_a_captioner_ranks_what_it_was_asked_for(tiny_captioner, way):
         assert {before.text, *(one.text for one in before.alternatives)} == {after.text, *(one.text for one in after.alternatives)}
     apart = torch.cat([torch.stack([vectors[:1], vectors[1:2]], 1)])  # a photo with a region beside it
     assert len(tiny_captioner.caption_embeddings(apart, replace(decoding, rerank=way))) == 1
-    (best,) = tiny_captioner.caption_embeddings(vectors[:1], replace(decoding, captions=1, candidates=4, rerank=way))
+    (best,) = tiny_captioner.caption_embeddings(vectors[:1], replace(decoding, captions=1, candidates=4, rerank=way, score_weight=1e-9))
     assert (best.text, best.alternatives) == (ranked[0].text, ())
+
+
+@pytest.mark.parametrize("weight", [0.0, 0.5, 100.0])
+def test_the_decoders_own_score_counts_as_much_as_is_asked(tiny_captioner, weight):
+    texts, photo = ["a man rides a horse", "two dogs", "a red car"], torch.randn(1, 16)
+    cosines = tiny_captioner.backbone.encode_text(texts) @ F.normalize(photo[0], dim=-1)
+    wanted = sorted(range(3), key=lambda place: -(cosines[place].item() - weight * place))
+    (ranked,) = by_clip([captions(*texts)], photo, tiny_captioner.backbone, weight)
+    assert [one.text for one in ranked] == [texts[place] for place in wanted]
 
 
 def test_neighbours_put_first_what_they_agree_with():

@@ -151,15 +151,17 @@ class Captioner:
                 asked = condition if bridge is teller else asked
                 condition = _drawn(bridge, condition, seeds) if getattr(bridge, "draws", False) else bridge.from_image(condition, None)
             many = 1 if drawn else generation.found(decoding)
-            wanted = replace(decoding, seed=decoding.seed * 1_000_003 + start + turn * 1_009_007, captions=many, rerank="none", candidates=0)
+            wanted = replace(
+                decoding, seed=decoding.seed * 1_000_003 + start + turn * 1_009_007, captions=many, rerank="none", candidates=0, score_weight=0.0
+            )
             lists = [before + more for before, more in zip(lists, self.decoder.generate(condition, wanted), strict=True)]
         lists = [sorted(captions, key=lambda caption: -caption.score) for captions in lists]
         if decoding.rerank == "clip":
-            lists = by_clip(lists, embeddings if embeddings.ndim == 2 else embeddings[:, 0], self.backbone)
+            lists = by_clip(lists, embeddings if embeddings.ndim == 2 else embeddings[:, 0], self.backbone, decoding.score_weight)
         elif decoding.rerank == "consensus":
-            lists = by_consensus(lists)
+            lists = by_consensus(lists, decoding.score_weight)
         elif teller is not None:
-            lists = by_neighbours(lists, teller.memory.said_near(asked, decoding.neighbours))
+            lists = by_neighbours(lists, teller.memory.said_near(asked, decoding.neighbours), decoding.score_weight)
         return [replace(best, alternatives=tuple(others)) for best, *others in (captions[: decoding.captions] for captions in lists)]
 
     def _teller(self) -> Any:

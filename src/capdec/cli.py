@@ -55,6 +55,7 @@ def _decoding(command: Callable) -> Callable:
         click.option("--seed", type=int, help="Of nucleus sampling."),
         click.option("--rerank", type=click.Choice(["none", "clip", "consensus", "neighbours"]), help="Which of the candidates is the best."),
         click.option("--candidates", type=int, help="Captions a photo that --rerank chooses among.  [default: as many as --captions]"),
+        click.option("--score-weight", type=float, help="How much a candidate's own score counts beside what --rerank says of it."),
         click.option("--neighbours", type=int, help="Captions of the memory that --rerank neighbours asks."),
     ]
     for option in reversed(options):

@@ -68,8 +68,8 @@ def check(decoding: Decoding) -> None:
         raise SettingError(f"max_tokens, beams, captions and neighbours are at least 1, no_repeat_ngram_size at least 0; this came: {decoding}.")
     if decoding.candidates and not decoding.captions <= decoding.candidates:
         raise SettingError(f"of {decoding.candidates} candidates not {decoding.captions} captions can be returned. Ask for more candidates.")
-    if decoding.candidates and decoding.rerank == "none":
-        raise SettingError("candidates are what rerank chooses among: name a rerank, or ask for captions alone.")
+    if (decoding.candidates or decoding.score_weight) and decoding.rerank == "none":
+        raise SettingError("candidates are what rerank chooses among, and score_weight how: name a rerank, or ask for captions alone.")
     if decoding.rerank != "none" and found(decoding) < 2:
         raise SettingError("rerank chooses among several candidates of a photo: ask for some (candidates = 5).")
     if decoding.strategy == "beam" and found(decoding) > decoding.beams:

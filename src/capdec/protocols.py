@@ -112,7 +112,7 @@ class Caption:
 class Decoding:
     """How captions are searched for. `rerank` chooses among `candidates` of a photo (0: as many as `captions`): by their nearness to it in the
     backbone's space ("clip"), by what they agree on ("consensus"), or by what the photo's `neighbours` nearest captions in a memory that keeps its
-    texts agree with ("neighbours"); without it their score does.
+    texts agree with ("neighbours"), plus `score_weight` times their score; without it their score does.
 
     `captions` alternatives are returned for each image, best first. `beams` counts for "beam" only; `top_p`, `temperature` and `seed` for "nucleus"
     only (the draws of an image depend on the seed and on its place among the images of a call, not on the batch size). `max_tokens` includes the end.
@@ -130,6 +130,7 @@ class Decoding:
     rerank: Literal["none", "clip", "consensus", "neighbours"] = "none"
     candidates: int = 0
     neighbours: int = 30
+    score_weight: float = 0.0
 
 
 @dataclass(frozen=True)

@@ -4,6 +4,8 @@ clip         the one whose embedding is nearest to the photo's (as MacCap choose
 consensus    the one that the others agree with most: the highest mean CIDEr-D against them, all n-grams weighing alike (minimum Bayes risk)
 neighbours   the one that the photo's nearest captions in a memory agree with most, by the same measure (the consensus of Devlin et al. 2015, who
              chose among those captions themselves)
+
+To any of these `score_weight` times the decoder's score is added: what is likely, and also fits.
 """
 
 from collections.abc import Sequence
@@ -20,30 +22,31 @@ from capdec.ptb import tokenize
 Lists = Sequence[Sequence[Caption]]
 
 
-def by_clip(lists: Lists, images: Float[Tensor, "B D"], backbone: Backbone) -> list[list[Caption]]:
+def by_clip(lists: Lists, images: Float[Tensor, "B D"], backbone: Backbone, score_weight: float = 0.0) -> list[list[Caption]]:
     """Nearest to its photo first."""
     texts = backbone.encode_text([caption.text for captions in lists for caption in captions]).cpu()
     sizes = [len(captions) for captions in lists]
     near = [rows @ image for rows, image in zip(texts.split(sizes), F.normalize(images.float().cpu(), dim=-1), strict=True)]
-    return [_sorted(captions, one.tolist()) for captions, one in zip(lists, near, strict=True)]
+    return [_sorted(captions, one.tolist(), score_weight) for captions, one in zip(lists, near, strict=True)]
 
 
-def by_consensus(lists: Lists) -> list[list[Caption]]:
+def by_consensus(lists: Lists, score_weight: float = 0.0) -> list[list[Caption]]:
     """Most agreed with first. A caption that stands there several times agrees with itself."""
     said = [[tokenize(caption.text) for caption in captions] for captions in lists]
     others = [texts[:place] + texts[place + 1 :] or [""] for texts in said for place in range(len(texts))]
     agreed = torch.from_numpy(cider([text for texts in said for text in texts], others, idf=False)).split([len(texts) for texts in said])
-    return [_sorted(captions, one.tolist()) for captions, one in zip(lists, agreed, strict=True)]
+    return [_sorted(captions, one.tolist(), score_weight) for captions, one in zip(lists, agreed, strict=True)]
 
 
-def by_neighbours(lists: Lists, neighbours: Sequence[Sequence[str]]) -> list[list[Caption]]:
+def by_neighbours(lists: Lists, neighbours: Sequence[Sequence[str]], score_weight: float = 0.0) -> list[list[Caption]]:
     """Most agreed with first. `neighbours` are texts for each photo, at least one."""
     said = [tokenize(caption.text) for captions in lists for caption in captions]
     others = [texts for captions, near in zip(lists, neighbours, strict=True) for texts in [[tokenize(text) for text in near]] * len(captions)]
     agreed = torch.from_numpy(cider(said, others, idf=False)).split([len(captions) for captions in lists])
-    return [_sorted(captions, one.tolist()) for captions, one in zip(lists, agreed, strict=True)]
+    return [_sorted(captions, one.tolist(), score_weight) for captions, one in zip(lists, agreed, strict=True)]
 
 
-def _sorted(captions: Sequence[Caption], by: Sequence[float]) -> list[Caption]:
+def _sorted(captions: Sequence[Caption], by: Sequence[float], score_weight: float) -> list[Caption]:
     """Highest first; the decoder's order where they are equal."""
-    return [captions[place] for place in sorted(range(len(captions)), key=lambda place: -by[place])]
+    total = [one + score_weight * caption.score for one, caption in zip(by, captions, strict=True)]
+    return [captions[place] for place in sorted(range(len(captions)), key=lambda place: -total[place])]
