@@ -54,6 +54,7 @@ def test_photos_change_the_captioner_and_are_counted_as_unpaired(trained, captio
     assert before.keys() == after.keys() and not torch.equal(before["decoder.words.weight"], after["decoder.words.weight"])
     lines = [json.loads(line) for line in (tmp_path / "second/refining/metrics.jsonl").read_text().splitlines()]
     assert [line["step"] for line in lines] == [1, 2, 3, 4] and all(0 <= line["person"] <= 1 for line in lines)
+    assert ", without their captions" in (tmp_path / "second/README.md").read_text()
     assert 'photos = "' in (tmp_path / "second/recipe.toml").read_text()
 
 

@@ -234,9 +234,17 @@ def train(
 )
 @click.option("--recipe", "recipe_file", type=click.Path(dir_okay=False), help="A TOML file with captioner, captions, photos and [refining].")
 @click.option("--set", "assignments", multiple=True, metavar="KEY=VALUE", help="Any setting, e.g. refining.steps=500.")
+@own_parts_option
 @device_option
 def refine(
-    captioner: str | None, captions: str | None, photos: str | None, output: Path, recipe_file: str | None, assignments: tuple[str, ...], device: str
+    captioner: str | None,
+    captions: str | None,
+    photos: str | None,
+    output: Path,
+    recipe_file: str | None,
+    assignments: tuple[str, ...],
+    own_parts: bool,
+    device: str,
 ) -> None:
     """Train CAPTIONER on from its own captions of photos that have none (CgT-GAN): rewarded for nearness to what CAPTIONS say of such photos, and for
     sounding like them."""
@@ -256,7 +264,7 @@ def refine(
             "name a captioner that was trained, and the text: capdec refine CAPTIONER captions.jsonl --output DIR, or both in a recipe."
         )
     try:
-        made = run(**table, output=output, device=device)
+        made = run(**table, output=output, device=device, own_parts=own_parts)
     except KeyboardInterrupt:
         click.echo(f"\nInterrupted; {output / 'refining'} holds the last checkpoint. Run the same command to continue.", err=True)
         raise SystemExit(130) from None

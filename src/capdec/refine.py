@@ -90,17 +90,19 @@ def refine(
     refining: dict[str, Any] | None = None,
     device: str = "cpu",
     embeddings: str | Path | None = None,
+    own_parts: bool = False,
     minutes_between_checkpoints: float = 5.0,
 ) -> Captioner:
-    """Trains on, or continues, and returns the captioner in `output`. `captioner` is one that was trained (a folder or a hub id), `captions` the text
-    that targets are made of and the discriminator takes for a person's, `photos` a dataset whose captions are not read. One process.
+    """Trains on, or continues, and returns the captioner in `output`. `captioner` is one that was trained (a folder or a hub id; `own_parts` as in
+    Captioner.load), `captions` the text that targets are made of and the discriminator takes for a person's, `photos` a dataset whose captions are
+    not read. One process.
 
     Raises SettingError, DataError or MismatchError where something cannot be.
     """
     folder, plan = Path(output), recipe.settings("refining", Refining, refining or {})
     if (folder / "config.json").is_file() and not (folder / "refining").is_dir():
         raise SettingError(f"{folder} holds a captioner of another making, which would be overwritten. Name another folder.")
-    made = captioner if isinstance(captioner, Captioner) else Captioner.load(captioner, device)
+    made = captioner if isinstance(captioner, Captioner) else Captioner.load(captioner, device, own_parts=own_parts)
     text = open_dataset(captions)
     pairs = read_pairs(text)
     store = Path(embeddings or folder / "embeddings")
@@ -124,12 +126,37 @@ def refine(
     made.text = tuple(sorted({*made.text, *(text.name.split("+") if text.name else ())}))
     made.save(folder)
     table = {**given, "refining": plan.__dict__}
-    write_json(
-        folder / "scores.json", {"recipe": table, "captions": len(corpus), "photos": len(images) if images is not None else 0, **recipe.origin()}
-    )
+    report = {"recipe": table, "captions": len(corpus), "photos": len(images) if images is not None else 0, **recipe.origin()}
+    write_json(folder / "scores.json", report)
+    with replacing(folder / "README.md") as temporary:
+        temporary.write_text(card(report, made), encoding="utf-8")
     with replacing(folder / "recipe.toml") as temporary:
         temporary.write_text(recipe.dump(table), encoding="utf-8")
     return made
+
+
+def card(report: dict[str, Any], captioner: Captioner) -> str:
+    """The model card: what it was refined from, on what, and that it was not scored."""
+    table = report["recipe"]
+    return f"""---
+library_name: capdec
+pipeline_tag: image-to-text
+---
+
+# A captioner refined by its own captions
+
+| | |
+|---|---|
+| refined from | {table["captioner"] or "a captioner at hand"}, for {table["refining"]["steps"]} steps (CgT-GAN, Yu et al. 2023) |
+| text | {table["captions"]}, {report["captions"]} captions |
+| photos | {f"{report['photos']}, without their captions" if report["photos"] else "none: noised embeddings of captions stood in for them"} |
+| backbone | {captioner.backbone.fingerprint}, frozen |
+| supervision | {captioner.supervision.words()} |
+| made by | capdec {report["capdec"]}, commit {report["commit"] or "unknown"}, seed {table["refining"]["seed"]}, {report["time"]} |
+
+Captions on images were not scored; `recipe.toml` holds the whole recipe, `refining/metrics.jsonl` the rewards step by step.
+The captions say what the text and the backbone make likely: check them before you rely on them, above all on people.
+"""
 
 
 class Discriminator(nn.Module):
