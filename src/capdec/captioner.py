@@ -65,7 +65,8 @@ class Captioner:
         digest = hashlib.sha256(json.dumps([self.backbone.fingerprint, self.spec["bridges"], self.spec["decoder"]], sort_keys=True).encode())
         digest.update(b"" if self.normalize else b"not normalised")
         for name, tensor in self._tensors().items():
-            digest.update(name.encode() + tensor.detach().cpu().reshape(-1).view(torch.uint8).numpy().tobytes())
+            digest.update(name.encode())
+            digest.update(tensor.detach().cpu().reshape(-1).view(torch.uint8).numpy())
         return digest.hexdigest()[:16]
 
     def _tensors(self) -> dict[str, Tensor]:

@@ -125,7 +125,7 @@ class Memory:
             raise MismatchError(f"the memory in {self.folder} is not the one that this captioner was made with. Name that one, or train again.")
 
     def _fingerprint(self) -> Tensor:
-        digest = hashlib.sha256(self.rows.contiguous().view(torch.int16).numpy().tobytes()).digest()
+        digest = hashlib.sha256(self.rows.reshape(-1).view(torch.uint8).numpy()).digest()
         return torch.tensor(list(digest), dtype=torch.uint8)
 
 
