@@ -66,7 +66,7 @@ class Captioner:
         digest.update(b"" if self.normalize else b"not normalised")
         for name, tensor in self._tensors().items():
             digest.update(name.encode())
-            digest.update(tensor.detach().cpu().reshape(-1).view(torch.uint8).numpy())
+            digest.update(tensor.detach().cpu().reshape(-1).view(torch.uint8).numpy().data)
         return digest.hexdigest()[:16]
 
     def _tensors(self) -> dict[str, Tensor]:

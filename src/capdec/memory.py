@@ -125,7 +125,7 @@ class Memory:
             raise MismatchError(f"the memory in {self.folder} is not the one that this captioner was made with. Name that one, or train again.")
 
     def _fingerprint(self) -> Tensor:
-        digest = hashlib.sha256(self.rows.reshape(-1).view(torch.uint8).numpy()).digest()
+        digest = hashlib.sha256(self.rows.reshape(-1).view(torch.uint8).numpy().data).digest()
         return torch.tensor(list(digest), dtype=torch.uint8)
 
 
