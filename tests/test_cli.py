@@ -84,7 +84,7 @@ def test_paths_come_from_stdin_too(run, captioner_folder, photos):
         (("sweep", "c.txt", "--output", "out", "--split", "val"), "--split say something of --dataset"),
         (("evaluate", "--split", "test"), "no photos were named"),
         (("evaluate", "--dataset", "c.txt", "--memory-name", "coco"), "--memory-name coco names the text of --memory"),
-        (("caption", "x.jpg", "--rerank", "clip"), "among several captions"),
+        (("caption", "x.jpg", "--candidates", "1"), "among several candidates"),
         (("sweep", "c.txt", "--output", "out", "--seeds", "a"), "--seeds takes numbers"),
         (("gap", "--captions", "c.txt", "--picture", "gap.xyz"), "png"),
         (("train", "--recipe", "broken.json", "--output", "out"), "is not TOML"),

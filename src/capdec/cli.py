@@ -68,7 +68,10 @@ def _decoding_of(default: "Decoding", given: dict[str, Any]) -> "Decoding":
 
     from capdec.generation import check
 
-    decoding = replace(default, **{field.name: given[field.name] for field in fields(default) if given.get(field.name) is not None})
+    named = {field.name: given[field.name] for field in fields(default) if given.get(field.name) is not None}
+    if named.get("rerank") == "none":  # the captioner's own way of choosing goes with it
+        named = {"candidates": 0, "score_weight": 0.0, **named}
+    decoding = replace(default, **named)
     check(decoding)
     return decoding
 

@@ -66,8 +66,6 @@ def check(decoding: Decoding) -> None:
         raise SettingError(f"rerank is 'none', 'clip', 'consensus' or 'neighbours', not {decoding.rerank!r}.")
     if min(decoding.max_tokens, decoding.beams, decoding.captions, decoding.neighbours) < 1 or decoding.no_repeat_ngram_size < 0:
         raise SettingError(f"max_tokens, beams, captions and neighbours are at least 1, no_repeat_ngram_size at least 0; this came: {decoding}.")
-    if decoding.candidates and not decoding.captions <= decoding.candidates:
-        raise SettingError(f"of {decoding.candidates} candidates not {decoding.captions} captions can be returned. Ask for more candidates.")
     if (decoding.candidates or decoding.score_weight) and decoding.rerank == "none":
         raise SettingError("candidates are what rerank chooses among, and score_weight how: name a rerank, or ask for captions alone.")
     if decoding.rerank != "none" and found(decoding) < 2:

@@ -48,8 +48,10 @@ def test_texts_come_from_json_or_txt_and_images_when_asked_for(tmp_path):
         ("b", ("ein blaues Wändchen",)),
         ("deep/a", ("a white wall",)),
         ("both", ("a text",)),
+        ("photo-only", ()),
     ]
-    assert [example.open_image and example.open_image().getpixel((4, 3)) for example in examples] == [(254, 0, 0), (0, 0, 255), (255, 255, 255), None]
+    seen = [example.open_image and example.open_image().getpixel((4, 3)) for example in examples]
+    assert seen == [(254, 0, 0), (0, 0, 255), (255, 255, 255), None, (0, 0, 0)]
 
 
 def test_shards_come_by_pattern_or_list_in_order_and_twice(tmp_path):
@@ -91,8 +93,10 @@ def test_a_text_that_cannot_be_used_is_named_by_shard_and_key(tmp_path):
 
 
 def test_a_shard_without_captions_is_an_error(tmp_path):
-    with pytest.raises(DataError, match="holds no captions"):
-        list(WebDataset(shard(tmp_path / "0.tar", {"a.png": photo("red")})))
+    with pytest.raises(DataError, match="holds no photos and no captions"):
+        list(WebDataset(shard(tmp_path / "0.tar", {"a.cls": b"3"})))
+    (bare,) = WebDataset(shard(tmp_path / "1.tar", {"a.png": photo("red")}))
+    assert (bare.image_id, bare.captions) == ("a", ()) and bare.open_image().size == (8, 6)
 
 
 def test_a_broken_image_is_named_by_shard_and_key(tmp_path):
