@@ -147,9 +147,7 @@ def written(folder: Path) -> str:
     head = ("method", *FIGURES, "its mechanism off", "difference to that", "to CapDec", "training", "captioning")
     lines = [f"| {' | '.join(head)} |", "|---" * len(head) + "|"]
     given: dict[str, list[str]] = {}
-    for name, method in METHODS.items():
-        if name == "words" or not all(path.is_file() for path in (run / "manifest.json" for run in scores_of(folder, name))):
-            continue
+    for name, method in scored_methods(folder).items():
         runs = [read(run) for run in scores_of(folder, name)]
         cells = [method.said]
         for figure in FIGURES:
@@ -166,6 +164,12 @@ def written(folder: Path) -> str:
     return "\n".join([*lines, "", "Given:", "", said, ""])
 
 
+def scored_methods(folder: Path) -> dict[str, Method]:
+    """Those of which every seed was scored."""
+    done = {name: all((run / "manifest.json").is_file() for run in scores_of(folder, name)) for name in METHODS}
+    return {name: method for name, method in METHODS.items() if done[name] and (not method.without or done[method.without])}
+
+
 def scores_of(folder: Path, name: str) -> list[Path]:
     return [folder / name / RUN.format(seed) / "dev" for seed in SEEDS]
 
@@ -174,10 +178,11 @@ def of_cider(runs: list[dict[str, Score]]) -> list[Score]:
     return [run["CIDEr"] for run in runs]
 
 
-def costs(folder: Path, steps: int = 40, rounds: int = 3, count: int = 64) -> dict[str, dict[str, float]]:
-    """Seconds of a whole training, from the median of some steps; and of captioning, a photo: the least of several rounds, in each of which every
-    method has its turn. One after another, in one process: run it on a quiet machine."""
-    made = {name: loaded(folder, name) for name in METHODS if name != "words"}
+def costs(folder: Path, steps: int = 20, rounds: int = 3, count: int = 64) -> dict[str, dict[str, float]]:
+    """Seconds of a whole training, from the median of some steps; and of captioning a photo from its embedding: the least of several rounds, in each
+    of which every method has its turn. One after another, in one process: run it on a quiet machine."""
+    methods = scored_methods(folder)
+    made = {name: loaded(folder, name) for name in methods}
     seen = [example.open_image() for example in itertools.islice(open_dataset(photos("calibration")), count) if example.open_image]
     captioning = dict.fromkeys(made, math.inf)
     for _ in range(rounds):
@@ -187,7 +192,7 @@ def costs(folder: Path, steps: int = 40, rounds: int = 3, count: int = 64) -> di
             captioner.caption_embeddings(regions, decoding)
             captioning[name] = min(captioning[name], (time.perf_counter() - begun) / count)
     training: dict[str, float] = {}
-    for name, method in METHODS.items():
+    for name, method in {"words": METHODS["words"], **methods}.items():
         with tempfile.TemporaryDirectory() as trial:
             if method.recipe is not None:
                 table = json.loads(json.dumps(method.recipe).replace(WORDS, str(folder / WORDS)))
@@ -196,7 +201,7 @@ def costs(folder: Path, steps: int = 40, rounds: int = 3, count: int = 64) -> di
                 before = training["words"] if "start" in table["decoder"] else 0.0  # the language model is trained too, once
                 training[name] = before + per_step(Path(trial) / "training") * BASE["training"]["steps"]
             elif method.refining is not None:
-                plan, shots = {**method.refining, "steps": steps // 4}, photos_of(method.photos) if method.photos else None
+                plan, shots = {**method.refining, "steps": steps // 2}, photos_of(method.photos) if method.photos else None
                 run = folder / method.base / RUN.format(0)
                 refine(run, BASE["captions"], trial, photos=shots, refining=plan, embeddings=folder / "text")
                 training[name] = training[method.base] + per_step(Path(trial) / "refining") * method.refining["steps"]
