@@ -4,8 +4,9 @@ mechanism switched off. Three seeds each; recipes/study.toml with one thing chan
     python benchmarks/family.py DATA --output runs/family          trains and scores what is missing, measures costs, then writes family.md
     python benchmarks/family.py DATA --only entity,maccap          some of the methods, no table; several processes may share the work
 
-DATA holds text/*.jsonl and flickr8k/{train,calibration,dev}-*.tar. Nothing is tuned for any of them: the noise is what text alone chooses for CapDec
+DATA holds text/*.jsonl and flickr8k/{train,calibration,dev}-*.tar. Nothing is tuned: the noise is what text alone chooses for CapDec
 (target cosine 0.65), and what else a method has to set is its paper's, or is chosen by its own `fit` on text. Dev is scored once for each run.
+Two exceptions, seen on calibration: the learning rate of CgT-GAN's stage, and the norm in MacCap's mapper.
 """
 
 import itertools
@@ -41,7 +42,7 @@ SHIFT = {"name": "mean_shift"}
 
 class Method(NamedTuple):
     """A row of the table, and the row without its mechanism. It is trained by a recipe; or refined from another row's captioner, with photos or
-    without; or it is another row's captioner with settings of its first bridge changed, or decoding otherwise."""
+    without; or it is another row's captioner with settings of a bridge changed, or decoding otherwise."""
 
     said: str
     recipe: recipe.Recipe | None

@@ -41,7 +41,7 @@ def weights(folder):
 def refinement(trained, captions_file, folder, **plan):
     captioner = Captioner.load(trained)
     corpus = embed(read_pairs(open_dataset(str(captions_file))), captioner.backbone, folder / "store")
-    return _Refinement(captioner, corpus, None, None, Refining(**{**SHORT, **plan}), "cpu")
+    return _Refinement(captioner, corpus, None, Refining(**{**SHORT, **plan}), "cpu")
 
 
 def test_photos_change_the_captioner_and_are_counted_as_unpaired(trained, captions_file, photos, tmp_path):
@@ -177,7 +177,7 @@ def test_the_target_of_a_photo_is_made_without_what_was_said_of_it(trained, capt
     captioner = Captioner.load(trained)
     corpus = embed(read_pairs(open_dataset(str(captions_file))), captioner.backbone, tmp_path / "store")
     images, rows = corpus.embeddings[torch.tensor([4, 4])].unsqueeze(1), torch.tensor([3, -1])  # as near as can be to a caption of its own
-    one = _Refinement(captioner, corpus, images, rows, Refining(**{**SHORT, "temperature": 0.001}), "cpu")
+    one = _Refinement(captioner, corpus, Condition.of(images, rows), Refining(**{**SHORT, "temperature": 0.001}), "cpu")
     near = (one.targets * images[:, 0]).sum(1)
     assert near[1] > near[0] and near[1] > 0.999
 

@@ -36,6 +36,12 @@ if TYPE_CHECKING:
     from PIL.Image import Image
 
 FORMAT = 1
+CARD = """---
+library_name: capdec
+pipeline_tag: image-to-text
+---
+"""
+"""What a model card begins with."""
 
 
 class Captioner:

@@ -24,11 +24,11 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from jaxtyping import Float, Int
+from jaxtyping import Float
 from torch import Tensor, nn
 
 from capdec import parts, recipe
-from capdec.captioner import Captioner
+from capdec.captioner import CARD, Captioner
 from capdec.checkpoint import Record, load_state, replacing, save_state, write_json
 from capdec.corpus import Corpus, Photos, embed, embed_photos, open_dataset, read_pairs
 from capdec.errors import SettingError
@@ -108,7 +108,7 @@ def refine(
     store = Path(embeddings or folder / "embeddings")
     with Progress("embedding captions", len(pairs)) as progress:
         corpus = embed(pairs, made.backbone, store, lambda done, _: progress.update(done))
-    images, said_of = None, None
+    shown: Condition | None = None
     if photos is not None:
         seen = Photos.of(open_dataset(photos))
         with Progress("embedding photos", len(seen.ids)) as progress:
@@ -116,17 +116,17 @@ def refine(
         images = found[torch.arange(len(found))].view(len(found), 1 + made.regions, -1)
         images = F.normalize(images, dim=-1) if made.normalize or made.regions else images * torch.from_numpy(found.norms).view(-1, 1, 1)
         first = {key: row for row, key in reversed(list(enumerate(pairs.image_ids))) if key is not None}
-        said_of = torch.tensor([first.get(key, -1) for key in of_photo])
+        shown = Condition.of(images, torch.tensor([first.get(key, -1) for key in of_photo]))
     given = {"captioner": str(captioner) if not isinstance(captioner, Captioner) else None, "captions": captions, "photos": photos}
     identity = {"recipe": {**given, "refining": plan.__dict__}, "text": pairs.fingerprint, "captioner": made.fingerprint}
 
-    _Refinement(made, corpus, images, said_of, plan, device).run(folder / "refining", identity, minutes_between_checkpoints)
+    _Refinement(made, corpus, shown, plan, device).run(folder / "refining", identity, minutes_between_checkpoints)
 
     made.given |= Supervision.UNPAIRED_IMAGES if photos is not None else Supervision(0)
     made.text = tuple(sorted({*made.text, *(text.name.split("+") if text.name else ())}))
     made.save(folder)
     table = {**given, "refining": plan.__dict__}
-    report = {"recipe": table, "captions": len(corpus), "photos": len(images) if images is not None else 0, **recipe.origin()}
+    report = {"recipe": table, "captions": len(corpus), "photos": len(shown) if shown is not None else 0, **recipe.origin()}
     write_json(folder / "scores.json", report)
     with replacing(folder / "README.md") as temporary:
         temporary.write_text(card(report, made), encoding="utf-8")
@@ -138,11 +138,7 @@ def refine(
 def card(report: dict[str, Any], captioner: Captioner) -> str:
     """The model card: what it was refined from, on what, and that it was not scored."""
     table = report["recipe"]
-    return f"""---
-library_name: capdec
-pipeline_tag: image-to-text
----
-
+    return f"""{CARD}
 # A captioner refined by its own captions
 
 | | |
@@ -185,17 +181,9 @@ class Discriminator(nn.Module):
 class _Refinement:
     """The captioner, what it learns from, and who rewards it."""
 
-    def __init__(
-        self,
-        captioner: Captioner,
-        corpus: Corpus,
-        images: Float[Tensor, "M K D"] | None,
-        said_of: Int[Tensor, "M"] | None,
-        plan: Refining,
-        device: str,
-    ):
-        """`said_of` is a row of the corpus that speaks of each photo, -1 where none does."""
-        self.captioner, self.corpus, self.images, self.said_of, self.plan = captioner, corpus, images, said_of, plan
+    def __init__(self, captioner: Captioner, corpus: Corpus, photos: Condition | None, plan: Refining, device: str):
+        """The rows of `photos` say which caption of the corpus speaks of each, -1 where none does."""
+        self.captioner, self.corpus, self.photos, self.plan = captioner, corpus, photos, plan
         self.texts = corpus.pairs.targets
         torch.manual_seed(plan.seed)
         assert isinstance(captioner.decoder, nn.Module)
@@ -206,7 +194,7 @@ class _Refinement:
         self.target.fit(corpus)
         for memory in captioner.memories:
             memory.recognise(corpus)
-        self.targets = self._target(Condition.of(images, said_of)) if images is not None else None
+        self.targets = self._target(photos) if photos is not None else None
         self.std = std_of(plan.target_cosine or captioner.backbone.target_cosine, captioner.backbone.dim)
         learned = [parameter for parameter in self.policy.parameters() if parameter.requires_grad]
         if not learned:
@@ -248,7 +236,7 @@ class _Refinement:
         advantage = advantage * ended
 
         policy, discriminator = self.optimizer.param_groups
-        policy["lr"] = plan.learning_rate * min(1.0, max(0, step - plan.warmup + 1) / max(1, plan.warmup)) if plan.warmup else plan.learning_rate
+        policy["lr"] = plan.learning_rate * min(1.0, max(0, step - plan.warmup + 1) / max(1, plan.warmup))
         discriminator["lr"] = plan.discriminator_rate * min(1.0, (step + 1) / max(1, plan.warmup))
         self.optimizer.zero_grad(set_to_none=True)
         owners = torch.arange(plan.batch).repeat_interleave(plan.samples)
@@ -279,9 +267,9 @@ class _Refinement:
     def _seen(self, generator: torch.Generator) -> tuple[Condition, Float[Tensor, "B D"]]:
         """A batch of photos, or of captions noised as far as a photo is, as the decoder is told of them; and what is to be said of them. A caption is
         text all the same: a bridge that moves photos does not move it, one that looks things up does so as for a photo."""
-        if self.images is not None and self.said_of is not None and self.targets is not None:
-            places = torch.randint(len(self.images), (self.plan.batch,), generator=generator)
-            condition, target = Condition.of(self.images[places], self.said_of[places]), self.targets[places]
+        if self.photos is not None and self.targets is not None:
+            places = torch.randint(len(self.photos), (self.plan.batch,), generator=generator)
+            condition, target = self.photos.select(places), self.targets[places]
             for bridge in self.captioner.bridges:
                 condition = bridge.from_image(condition, generator)
             return condition, target

@@ -33,15 +33,18 @@ def by_clip(lists: Lists, images: Float[Tensor, "B D"], backbone: Backbone, scor
 def by_consensus(lists: Lists, score_weight: float = 0.0) -> list[list[Caption]]:
     """Most agreed with first. A caption that stands there several times agrees with itself."""
     said = [[tokenize(caption.text) for caption in captions] for captions in lists]
-    others = [texts[:place] + texts[place + 1 :] or [""] for texts in said for place in range(len(texts))]
-    agreed = torch.from_numpy(cider([text for texts in said for text in texts], others, idf=False)).split([len(texts) for texts in said])
-    return [_sorted(captions, one.tolist(), score_weight) for captions, one in zip(lists, agreed, strict=True)]
+    return _by_agreement(lists, [texts[:place] + texts[place + 1 :] or [""] for texts in said for place in range(len(texts))], score_weight)
 
 
 def by_neighbours(lists: Lists, neighbours: Sequence[Sequence[str]], score_weight: float = 0.0) -> list[list[Caption]]:
     """Most agreed with first. `neighbours` are texts for each photo, at least one."""
+    near = [[tokenize(text) for text in texts] for texts in neighbours]
+    return _by_agreement(lists, [texts for captions, texts in zip(lists, near, strict=True) for _ in captions], score_weight)
+
+
+def _by_agreement(lists: Lists, others: Sequence[Sequence[str]], score_weight: float) -> list[list[Caption]]:
+    """By CIDEr-D of each caption against its own others, all of them tokens."""
     said = [tokenize(caption.text) for captions in lists for caption in captions]
-    others = [texts for captions, near in zip(lists, neighbours, strict=True) for texts in [[tokenize(text) for text in near]] * len(captions)]
     agreed = torch.from_numpy(cider(said, others, idf=False)).split([len(captions) for captions in lists])
     return [_sorted(captions, one.tolist(), score_weight) for captions, one in zip(lists, agreed, strict=True)]
 

@@ -23,7 +23,7 @@ from jaxtyping import Int
 from torch import Tensor
 
 from capdec import generation, parts, recipe
-from capdec.captioner import Captioner, located
+from capdec.captioner import CARD, Captioner, located
 from capdec.checkpoint import Record, load_module, load_state, module_tensors, read_tensors, replacing, save_state, write_json, write_tensors
 from capdec.corpus import Corpus, Embeddings, Pairs, Photos, embed, embed_photos, open_dataset, read_pairs, told_from_photos
 from capdec.errors import MissingExtra, SettingError
@@ -469,11 +469,7 @@ def card(report: dict[str, Any], captioner: Captioner) -> str:
     """The model card: what it learned from, how, and what was measured."""
     noise, held = report["noise"], report["log_prob_of_held_out"]
     given, left_out = report["recipe"], report["left_out_by_norm"]
-    return f"""---
-library_name: capdec
-pipeline_tag: image-to-text
----
-
+    return f"""{CARD}
 # A captioner trained from text alone
 
 | | |

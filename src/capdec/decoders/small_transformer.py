@@ -28,7 +28,7 @@ from capdec.tokens import pad, train_bpe
 PAD, END = 0, 1
 
 
-def parts_of(folder: Path) -> dict[str, Any]:
+def _decoder_of(folder: Path) -> dict[str, Any]:
     """What the configuration of a captioner's folder says of its decoder. Raises DataError where there is none."""
     try:
         spec = json.loads((folder / "config.json").read_text(encoding="utf-8"))["decoder"]
@@ -106,7 +106,7 @@ class SmallTransformer(nn.Module):
         folder = Path(self.start)
         self.load(folder)
         usual = {name: one.default for name, one in inspect.signature(type(self)).parameters.items()}
-        theirs = {**usual, **parts_of(folder)}
+        theirs = {**usual, **_decoder_of(folder)}
         if self.heads != theirs["heads"] or (self.frozen and self.prefix != theirs["prefix"]):
             raise MismatchError(
                 f"the language model in {folder} has {theirs['heads']} heads and learned behind a prefix of {theirs['prefix']}; {self.heads} and "
