@@ -25,7 +25,7 @@ class Table:
 
     def advance(self, parents, tokens):
         before = self.rows
-        self.rows = [(before[p][0], (*before[p][1], t)) for p, t in zip(parents.tolist(), tokens.tolist(), strict=True)]
+        self.rows = [(before[p][0], (*before[p][1], t)) for p, t in zip(parents.flatten().tolist(), tokens.flatten().tolist(), strict=True)]
         return self._logits()
 
     def _logits(self):

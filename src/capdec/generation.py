@@ -1,11 +1,14 @@
 """The search for captions: beam, greedy and nucleus over anything that can give the next token's logits. It knows no model, no prefix and no text.
 
-Rows are the sequences alive now. A stepper is told which row of its last answer each new row continues (`parents`) and with which token, so that
-widening from images to beams, reordering beams and dropping finished ones are all the same act:
+Rows are the sequences alive now, those of an image side by side, and equally many for each image. A stepper is told which row of its last answer each
+new row continues (`parents`) and with which token, so that widening from images to beams, reordering beams and dropping finished images are all the
+same act:
 
-    begin()                                  2 images                            logits of rows 0 1
-    advance(parents=[0 0 1 1], tokens=...)   two beams each                      logits of rows 0 1 2 3
-    advance(parents=[2 3], tokens=...)       image 0 is done, image 1 goes on    logits of rows 0 1
+    begin()                                      2 images                            logits of rows 0 1
+    advance(parents=[[0 0] [1 1]], tokens=...)   two beams each                      logits of rows 0 1 2 3
+    advance(parents=[[3 2]], tokens=...)         image 0 is done, image 1 goes on    logits of rows 0 1
+
+Where images are done, the last ones take their places, so that a stepper has little to move.
 """
 
 from collections.abc import Callable
@@ -22,13 +25,14 @@ from capdec.errors import SettingError
 from capdec.protocols import Decoding
 
 NEVER = -1e9
+ROWS, BLOCK = 16, 128  # rows of logits that are looked at together; tokens that share a first look
 
 
 @runtime_checkable
 class Stepper(Protocol):
     def begin(self) -> Float[Tensor, "B V"]: ...
 
-    def advance(self, parents: Int[Tensor, "R"], tokens: Int[Tensor, "R"]) -> Float[Tensor, "R V"]: ...
+    def advance(self, parents: Int[Tensor, "A W"], tokens: Int[Tensor, "A W"]) -> Float[Tensor, "A*W V"]: ...
 
 
 class Found(NamedTuple):
@@ -78,9 +82,12 @@ def check(decoding: Decoding) -> None:
         raise SettingError(f"top_p lies in (0, 1] and temperature above 0; top_p = {decoding.top_p}, temperature = {decoding.temperature} came.")
 
 
-def _log_probs(logits: Tensor, sequences: Tensor, no_repeat: int) -> Tensor:
-    """Float["R V"] in fp32, where what would repeat an n-gram of its own sequence is -inf."""
-    scores = torch.log_softmax(logits.float(), dim=-1)
+def _log_probs(logits: Tensor, sequences: Tensor, no_repeat: int) -> Float[Tensor, "R V"]:
+    """In fp32, where what would repeat an n-gram of its own sequence is -inf."""
+    return _banned(torch.log_softmax(logits.float(), dim=-1), sequences, no_repeat)
+
+
+def _banned(scores: Tensor, sequences: Tensor, no_repeat: int) -> Tensor:
     length = sequences.shape[1]
     if 0 < no_repeat <= length:
         # n = 2, sequence a b a: the windows before the last are a, b; the last window is a; so b, which followed the first a, is banned.
@@ -90,6 +97,43 @@ def _log_probs(logits: Tensor, sequences: Tensor, no_repeat: int) -> Tensor:
         row, place = repeats.nonzero(as_tuple=True)
         scores[row, sequences[row, place + no_repeat - 1]] = -torch.inf
     return scores
+
+
+def _best(logits: Tensor, sequences: Tensor, no_repeat: int, count: int) -> tuple[Float[Tensor, "R N"], Int[Tensor, "R N"]]:
+    """The `count` best next tokens of each row and their log-probabilities in fp32, best first: without ever writing down all the others'."""
+    found = []
+    for row in range(0, len(logits), ROWS):  # so many that they stay in a cache between one pass over them and the next
+        some = logits[row : row + ROWS].float()
+        total = some.logsumexp(-1, keepdim=True)
+        values, tokens = _top(_banned(some, sequences[row : row + ROWS], no_repeat), count)
+        found.append((values - total, tokens))
+    return torch.cat([values for values, _ in found]), torch.cat([tokens for _, tokens in found])
+
+
+def _top(scores: Float[Tensor, "R V"], count: int) -> tuple[Float[Tensor, "R N"], Int[Tensor, "R N"]]:
+    """topk, in two steps: the best `count` lie in the `count` blocks whose best are the best."""
+    rows, vocabulary = scores.shape
+    blocks = vocabulary // BLOCK
+    if blocks < 4 * count:
+        return scores.topk(min(count, vocabulary))
+    whole = scores[:, : blocks * BLOCK].view(rows, blocks, BLOCK)
+    chosen = whole.amax(2).topk(count).indices  # (R, N)
+    inside = whole.gather(1, chosen.unsqueeze(2).expand(-1, -1, BLOCK)).flatten(1)
+    tokens = (chosen.unsqueeze(2) * BLOCK + torch.arange(BLOCK, device=scores.device)).flatten(1)
+    rest = torch.arange(blocks * BLOCK, vocabulary, device=scores.device).expand(rows, -1)
+    values, places = torch.cat([inside, scores[:, blocks * BLOCK :]], 1).topk(count)
+    return values, torch.cat([tokens, rest], 1).gather(1, places)
+
+
+def _closed_up(going: list[bool]) -> list[int]:
+    """Which of the places go on, in an order in which the last ones fill the holes of the others.
+
+    >>> _closed_up([True, False, True, False, True])
+    [0, 4, 2]
+    """
+    count = sum(going)
+    late = iter([place for place in range(count, len(going)) if going[place]])
+    return [place if going[place] else next(late) for place in range(count)]
 
 
 @dataclass
@@ -112,11 +156,12 @@ class _Beams:
         sequences = torch.zeros(images, 0, dtype=torch.long, device=device)  # (R, t), beams of an image side by side
         scores = torch.zeros(images, 1, device=device)  # (A, beams) summed log-probabilities; one beam at first
         for length in range(1, decoding.max_tokens + 1):
-            rows, vocabulary = scores.shape[1], logits.shape[-1]
-            totals = (scores.view(-1, 1) + _log_probs(logits, sequences, decoding.no_repeat_ngram_size)).view(len(alive), -1)
+            rows = scores.shape[1]
+            each, words = _best(logits, sequences, decoding.no_repeat_ngram_size, 2 * beams)  # of each row, of which the best are of each image
+            totals = (scores.view(-1, 1) + each).view(len(alive), -1)
             best, flat = totals.topk(min(2 * beams, totals.shape[1]))  # (A, 2 beams)
-            origin = torch.arange(len(alive), device=device).unsqueeze(1) * rows + flat // vocabulary
-            tokens = flat % vocabulary
+            origin = torch.arange(len(alive), device=device).unsqueeze(1) * rows + flat // each.shape[1]
+            tokens = words.view(len(alive), -1).gather(1, flat)
             ends = (tokens == self.end) | (length == decoding.max_tokens)
 
             for image, place in ends[:, :beams].nonzero().tolist():
@@ -131,47 +176,54 @@ class _Beams:
 
             scores, kept = best.masked_fill(ends, NEVER).topk(min(beams, best.shape[1]))
             going = [
-                place
-                for place, (image, top) in enumerate(zip(alive, scores[:, 0].tolist(), strict=True))
-                if len(finished[image]) < beams or top / length**decoding.length_penalty > finished[image][-1].score
+                len(finished[image]) < beams or top / length**decoding.length_penalty > finished[image][-1].score
+                for image, top in zip(alive, scores[:, 0].tolist(), strict=True)
             ]
-            if not going or length == decoding.max_tokens:
+            if not any(going) or length == decoding.max_tokens:
                 break
-            alive = [alive[place] for place in going]
-            keep = torch.tensor(going, device=device)
+            order = _closed_up(going)
+            alive = [alive[place] for place in order]
+            keep = torch.tensor(order, device=device)
             scores, kept, origin, tokens = scores[keep], kept[keep], origin[keep], tokens[keep]
-            parents, chosen = origin.gather(1, kept).flatten(), tokens.gather(1, kept).flatten()
-            sequences = torch.cat([sequences[parents], chosen.unsqueeze(1)], 1)
+            parents, chosen = origin.gather(1, kept), tokens.gather(1, kept)
+            sequences = torch.cat([sequences[parents.flatten()], chosen.view(-1, 1)], 1)
             logits = self.stepper.advance(parents, chosen)
         return [found[: decoding.captions] for found in finished]
 
 
 def _one_by_one(stepper: Stepper, decoding: Decoding, end: int) -> list[list[Found]]:
-    """Greedy and nucleus (Holtzman et al. 2020): each row takes one token at a time and leaves when it ends."""
+    """Greedy and nucleus (Holtzman et al. 2020): each row takes one token at a time. An image leaves when all its rows have ended."""
     logits = stepper.begin()
-    images, device = len(logits), logits.device
-    owner = torch.arange(images, device=device).repeat_interleave(decoding.captions)
+    images, width, device = len(logits), decoding.captions, logits.device
+    owner = [image for image in range(images) for _ in range(width)]
     pick = _greedy if decoding.strategy == "greedy" else _nucleus(decoding, images)
-    alive = torch.arange(len(owner), device=device)  # which of the rows we began with each row is
+    alive = torch.arange(len(owner), device=device).view(images, width)  # which of the rows we began with each row is
     texts: list[list[int]] = [[] for _ in owner]
     totals = torch.zeros(len(owner), device=device)
+    ended = torch.zeros(len(owner), dtype=torch.bool, device=device)
     sequences = torch.zeros(len(owner), 0, dtype=torch.long, device=device)
-    parents = owner
-    logits = logits[parents]
+    parents = torch.arange(images, device=device).unsqueeze(1).expand(-1, width)
+    logits = logits[parents.flatten()]
     for length in range(1, decoding.max_tokens + 1):
+        rows = alive.flatten()
         scores = _log_probs(logits, sequences, decoding.no_repeat_ngram_size)
-        tokens = pick(scores, alive, length)
-        totals[alive] += scores.gather(1, tokens.unsqueeze(1)).squeeze(1)
-        going = tokens != end
-        for row, token in zip(alive[going].tolist(), tokens[going].tolist(), strict=True):
-            texts[row].append(token)
-        if length == decoding.max_tokens or not going.any():
+        tokens = pick(scores, rows, length)
+        said = ~ended[rows]
+        totals[rows] += torch.where(said, scores.gather(1, tokens.unsqueeze(1)).squeeze(1), 0.0)
+        ended[rows] |= tokens == end
+        for row, token, new in zip(rows.tolist(), tokens.tolist(), (~ended[rows]).tolist(), strict=True):
+            if new:
+                texts[row].append(token)
+        going = (~ended[alive]).any(1).tolist()
+        if length == decoding.max_tokens or not any(going):
             break
-        parents = (parents if length == 1 else torch.arange(len(alive), device=device))[going]
-        alive, sequences = alive[going], torch.cat([sequences, tokens.unsqueeze(1)], 1)[going]
-        logits = stepper.advance(parents, tokens[going])
+        order = torch.tensor(_closed_up(going), device=device)
+        sequences = torch.cat([sequences, tokens.unsqueeze(1)], 1).view(len(alive), width, -1)[order].flatten(0, 1)
+        parents = (parents if length == 1 else torch.arange(len(rows), device=device).view(-1, width))[order]
+        alive, tokens = alive[order], tokens.view(-1, width)[order]
+        logits = stepper.advance(parents, tokens)
     found: list[list[Found]] = [[] for _ in range(images)]
-    for row, (image, text) in enumerate(zip(owner.tolist(), texts, strict=True)):
+    for row, (image, text) in enumerate(zip(owner, texts, strict=True)):
         length = min(len(text) + 1, decoding.max_tokens)
         found[image].append(Found(tuple(text), totals[row].item() / length**decoding.length_penalty))
     return [sorted(sequences, key=lambda one: -one.score) for sequences in found]

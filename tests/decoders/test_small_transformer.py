@@ -34,7 +34,7 @@ def plain_logits(decoder, given, ids):
     x = torch.cat([prefix, decoder.words(ids[None])], 1)
     x = x + decoder.positions[: x.shape[1]]
     for layer in decoder.layers:
-        x, _ = layer(x, None)
+        x = layer(x, None)
     return F.linear(decoder.norm(x), decoder.words.weight)[0, prefix.shape[1] - 1 :, END:]  # padding, token 0, is no word
 
 

@@ -4,6 +4,7 @@ Where the released CapDec code went wrong, this does not: every caption is train
 not by a token id, so that no word is unlearnable, and the search keeps keys and values.
 """
 
+import functools
 import inspect
 from collections.abc import Sequence
 from dataclasses import replace
@@ -16,7 +17,9 @@ from torch import Tensor, nn
 
 from capdec.errors import DataError, MissingExtra, SettingError
 from capdec.generation import search
+from capdec.inference import for_inference
 from capdec.mapper import Kind, build_mapper, padding_first
+from capdec.past import Past, Steps
 from capdec.protocols import Caption, Condition, Decoding, LogProb
 from capdec.tokens import pad, written
 
@@ -59,6 +62,7 @@ class PrefixLM(nn.Module):
         self.tokenizer_name, self.sizes = tokenizer, sizes or {}
         mapped = {"prefix": prefix, "clip_length": clip_length, "layers": mapper_layers, "heads": mapper_heads}
         self.mapper_settings: dict[str, Any] = {"kind": mapper, "dim": dim, **mapped}
+        self.dtype = torch.float32
         self.tokenizer: Any = None
         self.mapper: nn.Module = nn.Identity()  # both are sized by `fit` or `load`
         self.lm: Any = nn.Identity()
@@ -140,12 +144,31 @@ class PrefixLM(nn.Module):
         self._ready()
         if not len(condition):
             return []
-        was_training = self.training
-        self.eval()
         ended = min(decoding.max_tokens, self.max_tokens)
-        found = search(_Steps(self, condition), replace(decoding, max_tokens=ended), self._end())
-        self.train(was_training)
+        with for_inference(self) as network:
+            steps = Steps(network, condition, self.dtype) if self._takes_masks() else _Rows(network, condition)
+            found = search(steps, replace(decoding, max_tokens=ended), self._end())
         return [[Caption(self._said(one.tokens, len(one.tokens) < ended), one.score, one.tokens) for one in image] for image in found]
+
+    def _takes_masks(self) -> bool:
+        """Whether its attention is all that it knows the past by, and may be told by a mask which places to see, and their positions."""
+        from transformers.cache_utils import DynamicCache, DynamicLayer
+
+        told = "position_ids" in inspect.signature(self.lm.forward).parameters and not getattr(self.lm.config, "alibi", False)
+        return told and all(type(layer) is DynamicLayer for layer in DynamicCache(config=self.lm.config).layers)
+
+    def read(self, condition: Condition, past: Past) -> tuple[Float[Tensor, "B V"], Bool[Tensor, "B P"]]:
+        """past.Network's."""
+        prefix, mask = self._prefix(condition)
+        past.begin(*mask.shape)
+        places = {} if bool(mask.all()) else self._places(mask)
+        output = self.lm(inputs_embeds=prefix, **places, past_key_values=_as_cache(past), use_cache=True, logits_to_keep=1)
+        return output.logits[:, -1], mask
+
+    def say(self, tokens: Int[Tensor, "A W"], positions: Int[Tensor, "A W"], seen: Tensor | None, past: Past) -> Float[Tensor, "A*W V"]:
+        """past.Network's."""
+        output = self.lm(input_ids=tokens, position_ids=positions, attention_mask=seen, past_key_values=_as_cache(past), use_cache=True)
+        return output.logits.flatten(0, 1)
 
     def _end(self) -> int:
         """The token that ends a caption."""
@@ -209,8 +232,30 @@ class PrefixLM(nn.Module):
         return cls(dim, str(folder / "tiny_gpt2"), prefix=3, clip_length=2, mapper_layers=1, mapper_heads=2, max_tokens=24)
 
 
-class _Steps:
-    """The decoder as generation.Stepper, over transformers' own cache."""
+@functools.cache
+def _cache_class() -> Any:
+    from transformers.cache_utils import DynamicCache
+
+    class PastCache(DynamicCache):
+        """capdec.past.Past in the words of transformers."""
+
+        def __init__(self, past: Past):
+            super().__init__()
+            self.past = past
+
+        def update(self, keys: Tensor, values: Tensor, layer: int, *_: Any, **__: Any) -> tuple[Tensor, Tensor]:
+            return self.past.append(layer, keys, values)
+
+    return PastCache
+
+
+def _as_cache(past: Past) -> Any:
+    return _cache_class()(past)
+
+
+class _Rows:
+    """generation.Stepper for models that find positions by themselves, or know the past by more than attention: each beam is a text of its own, over
+    transformers' own cache, all of which is copied at each step."""
 
     def __init__(self, decoder: PrefixLM, condition: Condition):
         self.decoder, self.condition = decoder, condition
@@ -222,11 +267,12 @@ class _Steps:
         self.cache = output.past_key_values
         return output.logits[:, -1]
 
-    def advance(self, parents: Int[Tensor, "R"], tokens: Int[Tensor, "R"]) -> Float[Tensor, "R V"]:
+    def advance(self, parents: Int[Tensor, "A W"], tokens: Int[Tensor, "A W"]) -> Float[Tensor, "A*W V"]:
         assert self.cache is not None
-        self.cache.reorder_cache(parents)
-        self.mask = torch.cat([self.mask[parents], self.mask.new_ones(len(parents), 1)], 1)
+        rows = parents.flatten()
+        self.cache.reorder_cache(rows)
+        self.mask = torch.cat([self.mask[rows], self.mask.new_ones(len(rows), 1)], 1)
         places = self.decoder._places(self.mask, new=1)
-        output = self.decoder.lm(input_ids=tokens.unsqueeze(1), **places, past_key_values=self.cache, use_cache=True, logits_to_keep=1)
+        output = self.decoder.lm(input_ids=tokens.view(-1, 1), **places, past_key_values=self.cache, use_cache=True, logits_to_keep=1)
         self.cache = output.past_key_values
         return output.logits[:, -1]

@@ -21,7 +21,9 @@ from torch import Tensor, nn
 from capdec.checkpoint import load_module, module_tensors, read_tensors
 from capdec.errors import DataError, MismatchError, SettingError
 from capdec.generation import search
+from capdec.inference import for_inference
 from capdec.mapper import Kind, build_mapper, padding_first
+from capdec.past import Past, Steps
 from capdec.protocols import Caption, Condition, Decoding, LogProb
 from capdec.tokens import pad, train_bpe
 
@@ -38,7 +40,7 @@ def _decoder_of(folder: Path) -> dict[str, Any]:
 
 
 class Layer(nn.Module):
-    """Pre-norm self-attention and MLP. `past` holds the keys and values of what came before."""
+    """Pre-norm self-attention and MLP. `past` holds the keys and values of what came before, of this layer among others."""
 
     def __init__(self, width: int, heads: int, dropout: float):
         super().__init__()
@@ -47,15 +49,16 @@ class Layer(nn.Module):
         self.qkv, self.out = nn.Linear(width, 3 * width), nn.Linear(width, width)
         self.mlp = nn.Sequential(nn.Linear(width, 4 * width), nn.GELU(), nn.Linear(4 * width, width), nn.Dropout(dropout))
 
-    def forward(self, x: Tensor, mask: Tensor | None, past: tuple[Tensor, Tensor] | None = None) -> tuple[Tensor, tuple[Tensor, Tensor]]:
+    def forward(self, x: Float[Tensor, "R T E"], mask: Tensor | None, past: Past | None = None, place: int = 0) -> Float[Tensor, "R T E"]:
+        """Without a mask each place sees those up to itself, or, where there is but one, all."""
         batch, length, width = x.shape
         q, k, v = self.qkv(self.norm1(x)).view(batch, length, 3, self.heads, -1).permute(2, 0, 3, 1, 4)  # (B, heads, T, width / heads) each
         if past is not None:
-            k, v = torch.cat([past[0], k], 2), torch.cat([past[1], v], 2)
+            k, v = past.append(place, k, v)
         causal = mask is None and length > 1
         attended = F.scaled_dot_product_attention(q, k, v, mask, self.dropout if self.training else 0.0, is_causal=causal)
         x = x + F.dropout(self.out(attended.transpose(1, 2).reshape(batch, length, width)), self.dropout, self.training)
-        return x + self.mlp(self.norm2(x)), (k, v)
+        return x + self.mlp(self.norm2(x))
 
 
 class SmallTransformer(nn.Module):
@@ -87,7 +90,7 @@ class SmallTransformer(nn.Module):
         if width % heads:
             raise SettingError(f"width {width} cannot be shared by {heads} heads: {heads} does not divide it.")
         self.dim, self.vocabulary, self.max_tokens, self.start, self.frozen = dim, vocabulary, max_tokens, start, frozen
-        self.prefix, self.heads = prefix, heads
+        self.prefix, self.heads, self.dtype = prefix, heads, torch.float32
         self.tokenizer: Tokenizer | None = None
         self.mapper = build_mapper(mapper, dim, width, prefix, clip_length=prefix, layers=mapper_layers, heads=heads)
         self.words = nn.Embedding(0, width)  # sized by `fit` or `load`; also the output layer
@@ -160,7 +163,7 @@ class SmallTransformer(nn.Module):
         targets = pad(rows).to(self.positions.device)  # (B, T)
         prefix, mask = self._prefix(condition)
         x = torch.cat([prefix, self.words(targets[:, :-1])], 1)  # (B, P + T - 1, E)
-        hidden, _ = self._run(x, mask)
+        hidden = self._run(x, *self._places(mask, x.shape[1]))
         real = targets != PAD
         logits = self._logits(hidden[:, prefix.shape[1] - 1 :][real])  # (tokens, V): no logits for padding
         log_probs = torch.log_softmax(logits.float(), -1)
@@ -175,11 +178,20 @@ class SmallTransformer(nn.Module):
         tokenizer = self._tokenizer()
         if not len(condition):
             return []
-        was_training = self.training
-        self.eval()
-        found = search(_Steps(self, condition), replace(decoding, max_tokens=min(decoding.max_tokens, self.max_tokens)), END)
-        self.train(was_training)
+        with for_inference(self) as network:
+            found = search(Steps(network, condition, self.dtype), replace(decoding, max_tokens=min(decoding.max_tokens, self.max_tokens)), END)
         return [[Caption(tokenizer.decode(one.tokens).strip(), one.score, one.tokens) for one in image] for image in found]
+
+    def read(self, condition: Condition, past: Past) -> tuple[Float[Tensor, "B V"], Bool[Tensor, "B P"]]:
+        """past.Network's."""
+        prefix, mask = self._prefix(condition)
+        past.begin(*mask.shape)
+        hidden = self._run(prefix, *self._places(mask, mask.shape[1]), past)
+        return self._logits(hidden[:, -1]), mask
+
+    def say(self, tokens: Int[Tensor, "A W"], positions: Int[Tensor, "A W"], seen: Tensor | None, past: Past) -> Float[Tensor, "A*W V"]:
+        """past.Network's."""
+        return self._logits(self._run(self.words(tokens), positions, seen, past).flatten(0, 1))
 
     def _prefix(self, condition: Condition) -> tuple[Float[Tensor, "B P E"], Bool[Tensor, "B P"]]:
         device = self.positions.device
@@ -194,23 +206,20 @@ class SmallTransformer(nn.Module):
             )
         return prefix, mask
 
-    def _run(self, x: Float[Tensor, "R T E"], mask: Bool[Tensor, "R P"], past: list | None = None) -> tuple[Float[Tensor, "R T E"], list]:
-        """`mask` says which of the prefix's places are real; everything after the prefix is. `past` holds each layer's keys and values."""
-        before = 0 if past is None else past[0][0].shape[2]
-        length = x.shape[1]
-        positions, attention = self.positions[before : before + length], None
-        if not bool(mask.all()):
-            keys = F.pad(mask, (0, before + length - mask.shape[1]), value=True)  # (R, before + T)
-            positions = self.positions[(keys.cumsum(1) - 1).clamp(min=0)[:, before:]]  # padding takes no place
-            causal = torch.ones(length, before + length, dtype=torch.bool, device=x.device).tril(before)
-            itself = torch.eye(before + length, dtype=torch.bool, device=x.device)[before:]  # padding sees itself: no empty rows
-            attention = (causal & keys[:, None, None, :]) | itself
-        x = self.drop(x + positions)
-        present = []
+    def _places(self, mask: Bool[Tensor, "R P"], length: int) -> tuple[Int[Tensor, "#R T"], Bool[Tensor, "R 1 T T"] | None]:
+        """Positions and attention of a prefix and what is said behind it. Padding takes no place and is not looked at."""
+        if bool(mask.all()):
+            return torch.arange(length, device=mask.device).unsqueeze(0), None
+        real = F.pad(mask, (0, length - mask.shape[1]), value=True)  # (R, T)
+        causal = torch.ones(length, length, dtype=torch.bool, device=mask.device).tril()
+        itself = torch.eye(length, dtype=torch.bool, device=mask.device)  # padding sees itself: no empty rows
+        return (real.cumsum(1) - 1).clamp(min=0), (causal & real[:, None, None, :]) | itself
+
+    def _run(self, x: Float[Tensor, "R T E"], positions: Tensor, attention: Tensor | None, past: Past | None = None) -> Float[Tensor, "R T E"]:
+        x = self.drop(x + self.positions[positions])
         for index, layer in enumerate(self.layers):
-            x, keys_values = layer(x, attention, None if past is None else past[index])
-            present.append(keys_values)
-        return self.norm(x), present
+            x = layer(x, attention, past, index)
+        return self.norm(x)
 
     def _logits(self, hidden: Tensor) -> Tensor:
         """Padding can never be said."""
@@ -221,21 +230,3 @@ class SmallTransformer(nn.Module):
     def tiny(cls, folder: Path, dim: int = 16) -> "SmallTransformer":
         return cls(dim, layers=2, width=32, heads=2, prefix=2, vocabulary=300, max_tokens=24, dropout=0.0)
 
-
-class _Steps:
-    """The decoder as generation.Stepper: keys and values of all that was said are kept, row by row."""
-
-    def __init__(self, decoder: SmallTransformer, condition: Condition):
-        self.decoder, self.condition = decoder, condition
-        self.mask, self.past = torch.empty(0), list[tuple[Tensor, Tensor]]()
-
-    def begin(self) -> Float[Tensor, "B V"]:
-        prefix, self.mask = self.decoder._prefix(self.condition)
-        hidden, self.past = self.decoder._run(prefix, self.mask)
-        return self.decoder._logits(hidden[:, -1])
-
-    def advance(self, parents: Int[Tensor, "R"], tokens: Int[Tensor, "R"]) -> Float[Tensor, "R V"]:
-        self.mask = self.mask[parents]
-        self.past = [(keys[parents], values[parents]) for keys, values in self.past]
-        hidden, self.past = self.decoder._run(self.decoder.words(tokens.unsqueeze(1)), self.mask, self.past)
-        return self.decoder._logits(hidden[:, -1])

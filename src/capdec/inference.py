@@ -1,0 +1,83 @@
+"""The copy of a network that does its inference: the same modules in the same order, in another precision, with weights laid out as the processor wants
+them. There is no second formula in it: what a layer computes is written once, in the network.
+
+On a CPU that multiplies bfloat16 in hardware, oneDNN is several times faster than in float32, and at the few rows of a search up to twice as fast again
+where it does not have to lay out the weights anew for each product.
+"""
+
+import copy
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+SHARED = ("tokenizer",)  # what a copy has in common with its network
+ROWS = 160  # of a product that weights are laid out for; others are served as well
+
+
+@contextmanager
+def for_inference(network: Any) -> Iterator[Any]:
+    """`network` in evaluation mode; where its `dtype` is not float32, its copy in that, which is made anew where the weights have changed."""
+    if network.dtype != torch.float32:
+        weights = [network.dtype, *((weight.data_ptr(), weight._version) for weight in network.parameters())]
+        made = network.__dict__.get("_copy")
+        if made is None or made[0] != weights:
+            network.__dict__.pop("_copy", None)
+            made = network.__dict__["_copy"] = (weights, _copied(network))
+        yield made[1]
+        return
+    was_training = network.training
+    network.eval()
+    try:
+        yield network
+    finally:
+        network.train(was_training)
+
+
+def _copied(network: Any) -> Any:
+    shared = {id(getattr(network, name)): getattr(network, name) for name in SHARED if hasattr(network, name)}
+    made = copy.deepcopy(network, shared).eval().requires_grad_(False).to(network.dtype)
+    if network.dtype == torch.bfloat16 and next(made.parameters()).device.type == "cpu" and _can_pack():
+        _pack(made)
+    return made
+
+
+def _can_pack() -> bool:
+    ops = torch.ops.mkldnn
+    return torch.backends.mkldnn.is_available() and hasattr(ops, "_linear_pointwise") and ops._is_mkldnn_bf16_supported()
+
+
+class Packed(nn.Module):
+    """A linear layer, and what follows it place by place: ("none", "") or as oneDNN calls it, such as ("gelu", "tanh")."""
+
+    def __init__(self, weight: Tensor, bias: Tensor | None, then: tuple[str, str] = ("none", "")):
+        super().__init__()
+        self.weight, self.bias, self.then = torch.ops.mkldnn._reorder_linear_weight(weight.detach().contiguous(), ROWS), bias, then
+
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.ops.mkldnn._linear_pointwise(x, self.weight, self.bias, self.then[0], [], self.then[1])
+
+
+def _pack(module: nn.Module) -> None:
+    """Every linear layer in it, and the activation that follows one with it."""
+    if isinstance(module, nn.TransformerEncoderLayer | nn.TransformerDecoderLayer | nn.MultiheadAttention):
+        return  # which reach into their layers' weights
+    children = dict(module.named_children())
+    followed = dict(zip(children, [*children][1:], strict=False)) if isinstance(module, nn.Sequential) else {"c_fc": "act"}  # GPT-2's MLP
+    for name, child in children.items():
+        weight = child.weight.T if type(child).__name__ == "Conv1D" else child.weight if type(child) is nn.Linear else None
+        if weight is None:
+            _pack(child)
+            continue
+        then = _activation(children.get(followed.get(name, "")))
+        setattr(module, name, Packed(weight, child.bias, then or ("none", "")))
+        if then:
+            setattr(module, followed[name], nn.Identity())
+
+
+def _activation(module: nn.Module | None) -> tuple[str, str] | None:
+    if isinstance(module, nn.GELU):
+        return "gelu", module.approximate
+    return {"NewGELUActivation": ("gelu", "tanh"), "ReLU": ("relu", ""), "Tanh": ("tanh", "")}.get(type(module).__name__)
