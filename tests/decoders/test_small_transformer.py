@@ -65,7 +65,7 @@ def test_a_layer_is_torch_s_own_pre_norm_layer():
     )
     x = torch.randn(2, 5, 32)
     causal = torch.nn.Transformer.generate_square_subsequent_mask(5)
-    torch.testing.assert_close(layer(x, None)[0], other(x, causal, is_causal=True), rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(layer(x, None), other(x, causal, is_causal=True), rtol=1e-4, atol=1e-5)
 
 
 def gradients(decoder, given, captions):

@@ -144,6 +144,7 @@ class PrefixLM(nn.Module):
         self._ready()
         if not len(condition):
             return []
+        condition = condition.with_embeddings(condition.embeddings.to(self.dtype))
         ended = min(decoding.max_tokens, self.max_tokens)
         with for_inference(self) as network:
             steps = Steps(network, condition, self.dtype) if self._takes_masks() else _Rows(network, condition)

@@ -178,6 +178,7 @@ class SmallTransformer(nn.Module):
         tokenizer = self._tokenizer()
         if not len(condition):
             return []
+        condition = condition.with_embeddings(condition.embeddings.to(self.dtype))
         with for_inference(self) as network:
             found = search(Steps(network, condition, self.dtype), replace(decoding, max_tokens=min(decoding.max_tokens, self.max_tokens)), END)
         return [[Caption(tokenizer.decode(one.tokens).strip(), one.score, one.tokens) for one in image] for image in found]
