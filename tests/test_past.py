@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from capdec.decoders.small_transformer import SmallTransformer
-from capdec.past import Past, Steps
+from capdec.past import STEP, Past, Steps
 from capdec.protocols import Condition
 
 DIM = 16
@@ -80,9 +80,10 @@ def test_places_that_no_beam_continues_are_used_again(decoder):
     steps.begin()
     prefix = steps.past.places
     steps.advance(torch.tensor([[0] * 5, [1] * 5]), torch.full((2, 5), 7))
-    for step in range(1, 10):
+    for step in range(1, 20):
         steps.advance(torch.tensor([[0] * 5, [5] * 5]), torch.full((2, 5), 7))
-        assert steps.past.places == prefix + step + 5
+        assert steps.past.places < prefix + step + 5 + STEP
+        assert steps.seen.sum(2).tolist() == [[prefix + step + 1] * 5] * 2
 
 
 def test_images_that_stay_are_moved_into_the_holes_of_those_that_go():

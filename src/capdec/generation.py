@@ -84,45 +84,50 @@ def check(decoding: Decoding) -> None:
 
 def _log_probs(logits: Tensor, sequences: Tensor, no_repeat: int) -> Float[Tensor, "R V"]:
     """In fp32, where what would repeat an n-gram of its own sequence is -inf."""
-    return _banned(torch.log_softmax(logits.float(), dim=-1), sequences, no_repeat)
-
-
-def _banned(scores: Tensor, sequences: Tensor, no_repeat: int) -> Tensor:
-    length = sequences.shape[1]
-    if 0 < no_repeat <= length:
-        # n = 2, sequence a b a: the windows before the last are a, b; the last window is a; so b, which followed the first a, is banned.
-        windows = sequences.unfold(1, no_repeat - 1, 1)[:, :-1] if no_repeat > 1 else sequences.new_zeros(len(sequences), length, 0)
-        last = sequences[:, length - no_repeat + 1 :].unsqueeze(1)
-        repeats = (windows == last).all(-1)  # (R, length - n + 1)
-        row, place = repeats.nonzero(as_tuple=True)
-        scores[row, sequences[row, place + no_repeat - 1]] = -torch.inf
+    scores = torch.log_softmax(logits.float(), dim=-1)
+    scores[_repeats(sequences, no_repeat)] = -torch.inf
     return scores
 
 
-def _best(logits: Tensor, sequences: Tensor, no_repeat: int, count: int) -> tuple[Float[Tensor, "R N"], Int[Tensor, "R N"]]:
-    """The `count` best next tokens of each row and their log-probabilities in fp32, best first: without ever writing down all the others'."""
+def _repeats(sequences: Int[Tensor, "R t"], no_repeat: int) -> tuple[Int[Tensor, "N"], Int[Tensor, "N"]]:
+    """Row and token of whatever would end an n-gram that its sequence has already."""
+    length = sequences.shape[1]
+    if not 0 < no_repeat <= length:
+        none = sequences.new_zeros(0)
+        return none, none
+    # n = 2, sequence a b a: the windows before the last are a, b; the last window is a; so b, which followed the first a, is banned.
+    windows = sequences.unfold(1, no_repeat - 1, 1)[:, :-1] if no_repeat > 1 else sequences.new_zeros(len(sequences), length, 0)
+    last = sequences[:, length - no_repeat + 1 :].unsqueeze(1)
+    row, place = (windows == last).all(-1).nonzero(as_tuple=True)  # of (R, length - n + 1)
+    return row, sequences[row, place + no_repeat - 1]
+
+
+def _best(logits: Float[Tensor, "R V"], sequences: Int[Tensor, "R t"], no_repeat: int, count: int) -> tuple[Tensor, Tensor]:
+    """The `count` best next tokens of each row, best first: Float["R count"] their log-probabilities in fp32, which the others' are not brought to,
+    and Int["R count"]. The best lie in the blocks of tokens whose best are the best. So few rows are looked at together that they stay in the
+    processor's cache from one pass over them to the next, in memory that is used again: fresh memory costs as much as the passes do."""
+    vocabulary = logits.shape[1]
+    count = min(count, vocabulary)
+    blocks = -(-vocabulary // BLOCK)
+    room = torch.empty(min(ROWS, len(logits)), blocks * BLOCK, device=logits.device)
     found = []
-    for row in range(0, len(logits), ROWS):  # so many that they stay in a cache between one pass over them and the next
-        some = logits[row : row + ROWS].float()
-        total = some.logsumexp(-1, keepdim=True)
-        values, tokens = _top(_banned(some, sequences[row : row + ROWS], no_repeat), count)
-        found.append((values - total, tokens))
+    for start in range(0, len(logits), ROWS):
+        part, said = logits[start : start + ROWS], sequences[start : start + ROWS]
+        some, banned = room[: len(part)], _repeats(said, no_repeat)
+        some[:, :vocabulary], some[:, vocabulary:] = part, -torch.inf
+        highest = some.amax(1, keepdim=True)
+        some[banned] = -torch.inf
+        if blocks > 4 * count:
+            whole = some.view(len(part), blocks, BLOCK)
+            chosen = whole.amax(2).topk(count).indices.unsqueeze(2)  # (r, count, 1)
+            inside = whole.gather(1, chosen.expand(-1, -1, BLOCK)).flatten(1)
+            values, places = inside.topk(count)
+            tokens = (chosen * BLOCK + torch.arange(BLOCK, device=part.device)).flatten(1).gather(1, places)
+        else:
+            values, tokens = some[:, :vocabulary].topk(count)
+        some[banned] = part[banned].float()
+        found.append((values - highest - some.sub_(highest).exp_().sum(1, keepdim=True).log_(), tokens))
     return torch.cat([values for values, _ in found]), torch.cat([tokens for _, tokens in found])
-
-
-def _top(scores: Float[Tensor, "R V"], count: int) -> tuple[Float[Tensor, "R N"], Int[Tensor, "R N"]]:
-    """topk, in two steps: the best `count` lie in the `count` blocks whose best are the best."""
-    rows, vocabulary = scores.shape
-    blocks = vocabulary // BLOCK
-    if blocks < 4 * count:
-        return scores.topk(min(count, vocabulary))
-    whole = scores[:, : blocks * BLOCK].view(rows, blocks, BLOCK)
-    chosen = whole.amax(2).topk(count).indices  # (R, N)
-    inside = whole.gather(1, chosen.unsqueeze(2).expand(-1, -1, BLOCK)).flatten(1)
-    tokens = (chosen.unsqueeze(2) * BLOCK + torch.arange(BLOCK, device=scores.device)).flatten(1)
-    rest = torch.arange(blocks * BLOCK, vocabulary, device=scores.device).expand(rows, -1)
-    values, places = torch.cat([inside, scores[:, blocks * BLOCK :]], 1).topk(count)
-    return values, torch.cat([tokens, rest], 1).gather(1, places)
 
 
 def _closed_up(going: list[bool]) -> list[int]:

@@ -11,6 +11,7 @@ from contextlib import contextmanager
 from typing import Any
 
 import torch
+from jaxtyping import Float
 from torch import Tensor, nn
 
 SHARED = ("tokenizer",)  # what a copy has in common with its network
@@ -52,11 +53,18 @@ def _can_pack() -> bool:
 class Packed(nn.Module):
     """A linear layer, and what follows it place by place: ("none", "") or as oneDNN calls it, such as ("gelu", "tanh")."""
 
-    def __init__(self, weight: Tensor, bias: Tensor | None, then: tuple[str, str] = ("none", "")):
+    def __init__(self, weight: Float[Tensor, "N M"], bias: Tensor | None, then: tuple[str, str]):
         super().__init__()
         self.weight, self.bias, self.then = torch.ops.mkldnn._reorder_linear_weight(weight.detach().contiguous(), ROWS), bias, then
+        self.is_wide = then != ("none", "") or weight.shape[1] > weight.shape[0]  # oneDNN is slower at these where there are many rows
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, x: Float[Tensor, "*B M"]) -> Float[Tensor, "*B N"]:
+        rows = x.flatten(0, -2)
+        if self.is_wide and len(rows) > 2 * ROWS:
+            return torch.cat([self._product(some) for some in rows.split(2 * ROWS)]).unflatten(0, x.shape[:-1])
+        return self._product(x)
+
+    def _product(self, x: Tensor) -> Tensor:
         return torch.ops.mkldnn._linear_pointwise(x, self.weight, self.bias, self.then[0], [], self.then[1])
 
 

@@ -18,7 +18,8 @@ from torch import Tensor
 
 from capdec.protocols import Condition
 
-ROOM = 32  # places that are made at a time
+ROOM = 40  # places that memory is made for at a time, beyond those that are needed
+STEP = 16  # places that are looked at at a time: attention is fastest over whole blocks
 
 
 class Past:
@@ -125,6 +126,7 @@ class Steps:
         seen = self.seen[kept.unsqueeze(1), parents % before]  # (A, W, L): what the parent saw
         free = ~seen.any(1)  # (A, L)
         missing = max(0, beams - int(free.sum(1).min()))
+        missing = missing and -(-(seen.shape[2] + missing) // STEP) * STEP - seen.shape[2]
         seen = torch.cat([seen, seen.new_zeros(images, beams, missing)], 2)
         free = torch.cat([free, free.new_ones(images, missing)], 1)
         at = free.byte().argsort(dim=1, descending=True, stable=True)[:, :beams]
