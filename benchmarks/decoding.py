@@ -2,8 +2,8 @@
 
     python benchmarks/decoding.py [RESULT.json]
 
-The weights are random, so nobody ends early, and every way says captions of 20 tokens. Beside ours: the search that CapDec's authors released, restated
-(one image at a time in float32, everything read again at each step), and `transformers.generate`.
+The weights are random, so nobody ends early, and every way says captions of 20 tokens. Beside ours: the search that CapDec's authors released,
+restated (one image at a time in float32, everything read again at each step), and `transformers.generate`.
 """
 
 import tempfile
@@ -25,7 +25,7 @@ DECODING = Decoding(beams=BEAMS, max_tokens=TOKENS)
 
 
 def decoder() -> PrefixLM:
-    """GPT-2 small in the hub's own format, with random weights that are spread as trained ones are: logits some units apart, so that no tie decides."""
+    """GPT-2 small in the hub's own format, with random weights, its words' wider than it begins with: logits lie some units apart, no tie decides."""
     from transformers import GPT2Config, GPT2LMHeadModel, PreTrainedTokenizerFast
 
     torch.manual_seed(0)
@@ -77,8 +77,8 @@ def generate(made: PrefixLM, condition: Condition) -> Callable[[], Tensor]:
 
 
 def work(made: PrefixLM, batch: int) -> dict[str, float]:
-    """What the mathematics asks of a call: products of the mapper's, the prefix's and the beams' places with the weights that read them. And the bytes
-    of bfloat16 weights that each of the steps reads."""
+    """What the mathematics asks of a call: products of the mapper's, the prefix's and the beams' places with the weights that read them. And the
+    bytes of bfloat16 weights that the steps read."""
     body = sum(weight.numel() for name, weight in made.lm.named_parameters() if "wte" not in name and "wpe" not in name)
     head = made.lm.get_input_embeddings().weight.numel()
     layers = sum(weight.numel() for name, weight in made.mapper.named_parameters() if "layers" in name)

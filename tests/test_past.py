@@ -67,7 +67,8 @@ def test_steps_through_any_tree_are_the_texts_read_again(decoder, prompts):
         tokens = torch.randint(2, vocabulary, parents.shape, generator=draw)
         logits = steps.advance(parents, tokens)
         texts = [
-            (texts[parent][0], (*texts[parent][1], token)) for parent, token in zip(parents.flatten().tolist(), tokens.flatten().tolist(), strict=True)
+            (texts[parent][0], (*texts[parent][1], token))
+            for parent, token in zip(parents.flatten().tolist(), tokens.flatten().tolist(), strict=True)
         ]
         wanted = torch.stack([read_again(decoder, given, image, list(said)) for image, said in texts])
         torch.testing.assert_close(logits, wanted, rtol=1e-4, atol=1e-4)

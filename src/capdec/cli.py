@@ -81,6 +81,13 @@ captioner_option = click.option(
 )
 own_parts_option = click.option("--own-parts", is_flag=True, help="Allow a captioner to run parts that its maker wrote: code. Only if you trust it.")
 device_option = click.option("--device", default="cpu", show_default=True, help="cpu, cuda, cuda:1 ...")
+dtype_option = click.option(
+    "--dtype",
+    type=click.Choice(["auto", "float32", "bfloat16"]),
+    default="auto",
+    show_default=True,
+    help="What is computed in. bfloat16 rounds a little; auto takes it where the processor is made for it.",
+)
 
 
 @main.command()
@@ -91,9 +98,18 @@ device_option = click.option("--device", default="cpu", show_default=True, help=
 @click.option("--write", "beside", type=click.Choice(["txt"]), help="Also write each caption beside its photo.")
 @click.option("--batch", type=click.IntRange(min=1), default=32, show_default=True, help="Photos at a time.")
 @device_option
+@dtype_option
 @_decoding
 def caption(
-    paths: tuple[str, ...], captioner: str, output: Path | None, beside: str | None, own_parts: bool, batch: int, device: str, **decoding: Any
+    paths: tuple[str, ...],
+    captioner: str,
+    output: Path | None,
+    beside: str | None,
+    own_parts: bool,
+    batch: int,
+    device: str,
+    dtype: str,
+    **decoding: Any,
 ) -> None:
     """Caption photos: files, folders, patterns, URLs, or - for paths on stdin.
 
@@ -104,7 +120,7 @@ def caption(
     from capdec.captioner import Captioner
     from capdec.images import find_images
 
-    loaded = Captioner.load(captioner, device, own_parts=own_parts)
+    loaded = Captioner.load(captioner, device, own_parts=own_parts, dtype=dtype)
     records = caption_files(loaded, find_images(paths), _decoding_of(loaded.decoding, decoding), batch)
     done = failed = 0
     for standard in (sys.stdout, sys.stderr):  # a file name that is no text is written with JSON's own escapes
@@ -616,7 +632,8 @@ def import_checkpoint(file: str, output: Path, backbone: str, pairs: bool | None
 @captioner_option
 @own_parts_option
 @device_option
-def demo(folder: str | None, output: Path, captioner: str, own_parts: bool, device: str) -> None:
+@dtype_option
+def demo(folder: str | None, output: Path, captioner: str, own_parts: bool, device: str, dtype: str) -> None:
     """Caption the photos of FOLDER, or some that scikit-image ships, and write a gallery to look at."""
     from dataclasses import replace
 
@@ -625,7 +642,7 @@ def demo(folder: str | None, output: Path, captioner: str, own_parts: bool, devi
     from capdec.demo import ABOUT
     from capdec.demo import demo as run
 
-    loaded = Captioner.load(captioner, device, own_parts=own_parts)
+    loaded = Captioner.load(captioner, device, own_parts=own_parts, dtype=dtype)
     about = ABOUT if captioner in embedded() else f"Captions by {captioner}, a captioner trained from text. Its model card says from which."
     for entry in run(loaded, folder, output, replace(loaded.decoding, captions=3), about):
         _show(Record(entry.name, entry.caption, entry.error))

@@ -1,8 +1,8 @@
-"""The copy of a network that does its inference: the same modules in the same order, in another precision, with weights laid out as the processor wants
-them. There is no second formula in it: what a layer computes is written once, in the network.
+"""The copy of a network that does its inference: the same modules in the same order, in another precision, with weights laid out as the processor
+wants them. There is no second formula in it: what a layer computes is written once, in the network.
 
-On a CPU that multiplies bfloat16 in hardware, oneDNN is several times faster than in float32, and at the few rows of a search up to twice as fast again
-where it does not have to lay out the weights anew for each product.
+On a CPU that multiplies bfloat16 in hardware, oneDNN is several times faster than in float32, and at the few rows of a search up to twice as fast
+again where it does not have to lay out the weights anew for each product.
 """
 
 import copy
@@ -20,7 +20,8 @@ ROWS = 160  # of a product that weights are laid out for; others are served as w
 
 @contextmanager
 def for_inference(network: Any) -> Iterator[Any]:
-    """`network` in evaluation mode; where its `dtype` is not float32, its copy in that, which is made anew where the weights have changed."""
+    """`network` in evaluation mode; where its `dtype` is not float32, its copy in that, which is made anew where the weights have changed. The copy's
+    `before_rounding` is called before its weights are."""
     if network.dtype != torch.float32:
         weights = [network.dtype, *((weight.data_ptr(), weight._version) for weight in network.parameters())]
         made = network.__dict__.get("_copy")
@@ -39,7 +40,9 @@ def for_inference(network: Any) -> Iterator[Any]:
 
 def _copied(network: Any) -> Any:
     shared = {id(getattr(network, name)): getattr(network, name) for name in SHARED if hasattr(network, name)}
-    made = copy.deepcopy(network, shared).eval().requires_grad_(False).to(network.dtype)
+    made = copy.deepcopy(network, shared).eval().requires_grad_(False)
+    made.before_rounding()
+    made.to(network.dtype)
     if network.dtype == torch.bfloat16 and next(made.parameters()).device.type == "cpu" and _can_pack():
         _pack(made)
     return made
@@ -75,12 +78,13 @@ def _pack(module: nn.Module) -> None:
     children = dict(module.named_children())
     followed = dict(zip(children, [*children][1:], strict=False)) if isinstance(module, nn.Sequential) else {"c_fc": "act"}  # GPT-2's MLP
     for name, child in children.items():
-        weight = child.weight.T if type(child).__name__ == "Conv1D" else child.weight if type(child) is nn.Linear else None
-        if weight is None:
+        if type(child) is not nn.Linear and type(child).__name__ != "Conv1D":  # transformers', whose weight lies the other way
             _pack(child)
             continue
+        weight: Any = child.weight if type(child) is nn.Linear else child.weight.T
+        bias: Any = child.bias
         then = _activation(children.get(followed.get(name, "")))
-        setattr(module, name, Packed(weight, child.bias, then or ("none", "")))
+        setattr(module, name, Packed(weight, bias, then or ("none", "")))
         if then:
             setattr(module, followed[name], nn.Identity())
 

@@ -1,11 +1,11 @@
 """What a search has read and said, as a language model's keys and values, and the steps of a search over them.
 
-Every image has places. First come those of its prefix, once, however many beams read it; what is said goes behind them, a place for each beam and step,
-or where there was something that no beam continues any more. Nothing else is ever moved: a beam that continues another one sees, through a mask, the
-places of all it descends from.
+Every image has places. First come those of its prefix, once, however many beams read it; what is said goes behind them, a place for each beam and
+step, or where there was something that no beam continues any more. Nothing else is ever moved: a beam that continues another one sees, through a
+mask, the places of all it descends from.
 
-    image 0   p p p p | a b c | d e f      three beams, two steps. d and e continue b: they see p p p p b and themselves, as f sees p p p p c and itself
-    image 0   p p p p | g b c | d e f      the third step writes over a, which none of d, e and f descends from
+    p p p p | a b c | d e f      three beams, two steps. d and e continue b: they see p p p p b and themselves; f sees p p p p c and itself
+    p p p p | g b c | d e f      the third step writes over a, which none of d, e and f descends from
 
 So the beams of an image go through the network as if they were one text, which is what it is fast at, and all attention needs is the mask.
 """

@@ -151,6 +151,13 @@ class PrefixLM(nn.Module):
             found = search(steps, replace(decoding, max_tokens=ended), self._end())
         return [[Caption(self._said(one.tokens, len(one.tokens) < ended), one.score, one.tokens) for one in image] for image in found]
 
+    def before_rounding(self) -> None:
+        """What all tokens' output weights have in common moves all logits alike, which no probability sees. But it makes GPT-2's so large that
+        bfloat16 rounds them to quarters: it is taken away, unless logits are bent before they are compared."""
+        head = self.lm.get_output_embeddings()
+        if isinstance(head, torch.nn.Linear) and getattr(self.lm.config, "final_logit_softcapping", None) is None:
+            head.weight = torch.nn.Parameter(head.weight - head.weight.mean(0), requires_grad=False)
+
     def _takes_masks(self) -> bool:
         """Whether its attention is all that it knows the past by, and may be told by a mask which places to see, and their positions."""
         from transformers.cache_utils import DynamicCache, DynamicLayer
@@ -244,8 +251,8 @@ def _cache_class() -> Any:
             super().__init__()
             self.past = past
 
-        def update(self, keys: Tensor, values: Tensor, layer: int, *_: Any, **__: Any) -> tuple[Tensor, Tensor]:
-            return self.past.append(layer, keys, values)
+        def update(self, key_states: Tensor, value_states: Tensor, layer_idx: int, *_: Any, **__: Any) -> tuple[Tensor, Tensor]:
+            return self.past.append(layer_idx, key_states, value_states)
 
     return PastCache
 

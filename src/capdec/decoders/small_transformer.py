@@ -91,6 +91,7 @@ class SmallTransformer(nn.Module):
             raise SettingError(f"width {width} cannot be shared by {heads} heads: {heads} does not divide it.")
         self.dim, self.vocabulary, self.max_tokens, self.start, self.frozen = dim, vocabulary, max_tokens, start, frozen
         self.prefix, self.heads, self.dtype = prefix, heads, torch.float32
+        self.output: Tensor | None = None  # of a copy for inference
         self.tokenizer: Tokenizer | None = None
         self.mapper = build_mapper(mapper, dim, width, prefix, clip_length=prefix, layers=mapper_layers, heads=heads)
         self.words = nn.Embedding(0, width)  # sized by `fit` or `load`; also the output layer
@@ -222,12 +223,16 @@ class SmallTransformer(nn.Module):
             x = layer(x, attention, past, index)
         return self.norm(x)
 
+    def before_rounding(self) -> None:
+        """The output layer stays in float32: bfloat16 has eight bits, and what stands first is decided by less."""
+        self.output = self.words.weight.detach().clone()
+
     def _logits(self, hidden: Tensor) -> Tensor:
         """Padding can never be said."""
-        logits = F.linear(hidden, self.words.weight)
+        weight = self.words.weight if self.output is None else self.output
+        logits = F.linear(hidden.to(weight.dtype), weight)
         return torch.cat([torch.full_like(logits[..., :END], -1e4), logits[..., END:]], -1)
 
     @classmethod
     def tiny(cls, folder: Path, dim: int = 16) -> "SmallTransformer":
         return cls(dim, layers=2, width=32, heads=2, prefix=2, vocabulary=300, max_tokens=24, dropout=0.0)
-
