@@ -28,6 +28,9 @@ BELOW_PARTS = (
         "rerank",
         "memory",
         "noise",
+        "inference",
+        "past",
+        "precision",
     ),
 )
 LAYERS = (*((name,) for name in BELOW_PARTS), KINDS, ("parts",), ("corpus",), ("captioner",), ("scoring",), ("a job",), ("cli",), ("__main__",))
@@ -117,6 +120,19 @@ def test_importing_is_light(module):
         env={"PYTHONPATH": str(PACKAGE.parent)},
     )
     assert (done.returncode, done.stdout.strip()) == (0, "[]"), done.stderr
+
+
+def test_captioning_a_photo_imports_nothing_it_does_not_use(tmp_path):
+    from PIL import Image
+
+    Image.new("RGB", (64, 48), "green").save(tmp_path / "green.jpg")
+    unused = (
+        "{'transformers', 'accelerate', 'huggingface_hub', 'pyarrow', 'sklearn', 'matplotlib', 'pycocoevalcap', 'skimage', 'rich', 'capdec.train'}"
+    )
+    code = f"import atexit, sys; from capdec.cli import main; atexit.register(lambda: print(sorted({unused} & sys.modules.keys()))); main()"
+    done = subprocess.run([sys.executable, "-c", code, "caption", str(tmp_path / "green.jpg")], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.splitlines()[-1] == "[]"
 
 
 def test_every_public_name_is_there():

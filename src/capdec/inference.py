@@ -23,7 +23,7 @@ def for_inference(network: Any) -> Iterator[Any]:
     """`network` in evaluation mode; where its `dtype` is not float32, its copy in that, which is made anew where the weights have changed. The copy's
     `before_rounding` is called before its weights are."""
     if network.dtype != torch.float32:
-        weights = [network.dtype, *((weight.data_ptr(), weight._version) for weight in network.parameters())]
+        weights = [network.dtype, *((one.data_ptr(), 0 if one.is_inference() else one._version) for one in network.parameters())]
         made = network.__dict__.get("_copy")
         if made is None or made[0] != weights:
             network.__dict__.pop("_copy", None)
