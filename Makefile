@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: demo test lint format mini flickr clean
+.PHONY: demo test bench lint format mini flickr clean
 demo: $(VENV)/.demo
 	$(BIN)/capdec demo
 
@@ -15,6 +15,11 @@ lint: $(VENV)/.dev
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+
+# Every speed beside what one would run instead; about half an hour, and nothing else should run meanwhile. TO is where results go.
+TO ?= out/bench
+bench: $(VENV)/.bench
+	$(BIN)/python benchmarks/bench.py $(TO)
 
 format: $(VENV)/.dev
 	$(BIN)/ruff check --fix .
@@ -38,6 +43,10 @@ $(VENV)/.demo: pyproject.toml constraints.txt | $(VENV)/bin/python
 $(VENV)/.dev: pyproject.toml constraints.txt | $(VENV)/bin/python
 	$(BIN)/python -m pip install -q -c constraints.txt -e '.[dev]'
 	touch $@ $(VENV)/.demo
+
+$(VENV)/.bench: $(VENV)/.dev
+	$(BIN)/python -m pip install -q -c constraints.txt -e '.[dev,bench]'
+	touch $@
 
 clean:
 	rm -rf $(VENV) out build dist
