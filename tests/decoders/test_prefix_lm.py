@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 
 pytest.importorskip("transformers")
-from transformers import GPT2Config, LlamaConfig, OPTConfig, PreTrainedTokenizerFast, Qwen2Config
+from transformers import BloomConfig, GPT2Config, LlamaConfig, OPTConfig, PreTrainedTokenizerFast, Qwen2Config
 
 from capdec.decoders.prefix_lm import PrefixLM
 from capdec.errors import DataError, SettingError
@@ -21,6 +21,7 @@ FAMILIES = {
     "gpt2": lambda **rest: GPT2Config(n_embd=32, n_layer=2, n_head=2, n_positions=64, **rest),
     "opt": lambda **rest: OPTConfig(**PLACES, ffn_dim=64, word_embed_proj_dim=32, **rest),
     "llama": lambda **rest: LlamaConfig(**PLACES, intermediate_size=64, num_key_value_heads=1, **rest),
+    "bloom": lambda **rest: BloomConfig(hidden_size=32, n_layer=2, n_head=2, **rest),  # knows positions by a bias, so that it steps row by row
     "qwen2": lambda **rest: Qwen2Config(**PLACES, intermediate_size=64, num_key_value_heads=1, **rest),
 }
 
@@ -115,6 +116,10 @@ def test_beam_search_is_that_of_transformers(decoder, decoding):
     for image, (rows, scores) in zip(found, reference(decoder, condition(), decoding), strict=True):
         assert [one.tokens for one in image] == rows
         assert [one.score for one in image] == pytest.approx(scores, abs=1e-4)
+
+
+def test_a_family_steps_as_its_attention_allows(decoder):
+    assert decoder._takes_masks() == (decoder.lm.config.model_type != "bloom")
 
 
 def test_the_captions_compared_end_early_and_late(decoder):
