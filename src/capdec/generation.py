@@ -25,7 +25,7 @@ from capdec.errors import SettingError
 from capdec.protocols import Decoding
 
 NEVER = -1e9
-ROWS, BLOCK = 16, 128  # rows of logits that are looked at together; tokens that share a first look
+LOGITS, BLOCK = 800_000, 128  # logits that are looked at together; tokens that share a first look
 
 
 @runtime_checkable
@@ -109,10 +109,10 @@ def _best(logits: Float[Tensor, "R V"], sequences: Int[Tensor, "R t"], no_repeat
     vocabulary = logits.shape[1]
     count = min(count, vocabulary)
     blocks = -(-vocabulary // BLOCK)
-    room = torch.empty(min(ROWS, len(logits)), blocks * BLOCK, device=logits.device)
+    rows = max(1, LOGITS // vocabulary)
+    room = torch.empty(min(rows, len(logits)), blocks * BLOCK, device=logits.device)
     found = []
-    for start in range(0, len(logits), ROWS):
-        part, said = logits[start : start + ROWS], sequences[start : start + ROWS]
+    for part, said in zip(logits.split(rows), sequences.split(rows), strict=True):
         some, banned = room[: len(part)], _repeats(said, no_repeat)
         some[:, :vocabulary], some[:, vocabulary:] = part, -torch.inf
         highest = some.amax(1, keepdim=True)
