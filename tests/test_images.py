@@ -9,6 +9,7 @@ import time
 import warnings
 import zlib
 from collections.abc import Callable, Iterator
+from functools import partial
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import numpy as np
@@ -16,7 +17,7 @@ import pytest
 from PIL import Image, ImageFile
 
 from capdec.errors import ImageError
-from capdec.images import find_images, open_image
+from capdec.images import find_images, open_batches, open_image, upright
 
 RED, GREEN, WHITE = (255, 0, 0), (0, 128, 0), (255, 255, 255)
 
@@ -363,3 +364,29 @@ def test_images_are_found_lazily():
             yield "photo.jpg"
 
     assert next(find_images(endless())) == "photo.jpg"
+
+
+@pytest.mark.parametrize("ahead", [0, 2])
+def test_photos_are_opened_in_order_with_errors_in_their_place_and_no_further_ahead_than_said(ahead):
+    asked = []
+
+    def openers():
+        for number in range(40):
+            asked.append(number)
+            content = b"no photo" if number == 5 else encoded(Image.new("RGB", (number + 1, 2)), "PNG")
+            yield partial(open_image, content)
+
+    batches = open_batches(openers(), 4, lambda photo: photo.resize((photo.width, 7)), ahead)
+    first = next(batches)
+    assert [photo.size for photo in first] == [(number, 7) for number in (1, 2, 3, 4)] and len(asked) == 4 * (1 + ahead)
+    second = next(batches)
+    assert isinstance(second[1], ImageError) and [second[place].width for place in (0, 2, 3)] == [5, 7, 8]
+    assert sum(map(len, batches)) == 32
+    assert list(open_batches([], 4)) == []
+
+
+def test_a_photo_that_was_opened_before_keeps_what_is_known_of_it():
+    photo = Image.new("RGB", (4, 3), RED)
+    photo.info["comment"] = "mine"
+    seen = upright(photo)
+    assert seen is not photo and seen.info == {} and photo.info == {"comment": "mine"} and seen.tobytes() == photo.tobytes()

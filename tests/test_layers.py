@@ -31,6 +31,7 @@ BELOW_PARTS = (
         "inference",
         "past",
         "precision",
+        "towers",
     ),
 )
 LAYERS = (*((name,) for name in BELOW_PARTS), KINDS, ("parts",), ("corpus",), ("captioner",), ("scoring",), ("a job",), ("cli",), ("__main__",))

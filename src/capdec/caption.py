@@ -1,25 +1,21 @@
 """Caption files: paths in, records out, in the order of the paths. A photo that cannot be opened is a record with an error, not the end of the run.
 
-Opening and shrinking photos goes on in threads while the model works on the batch before.
+Photos are opened, and brought to the size the backbone sees, in threads (`corpus.opened_photos`).
 """
 
 import itertools
 import json
-from collections import deque
 from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from capdec.captioner import Captioner
 from capdec.checkpoint import replacing
+from capdec.corpus import opened_photos
 from capdec.errors import ImageError
 from capdec.images import LONGEST_SIDE, open_image
 from capdec.protocols import Caption, Decoding
-
-if TYPE_CHECKING:
-    from PIL.Image import Image
 
 
 @dataclass(frozen=True)
@@ -41,33 +37,18 @@ class Record:
 
 
 def caption_files(
-    captioner: Captioner, paths: Iterable[str], decoding: Decoding | None = None, batch: int = 32, workers: int = 2
+    captioner: Captioner, paths: Iterable[str], decoding: Decoding | None = None, batch: int = 32, workers: int | None = None
 ) -> Iterator[Record]:
     """A record for each path."""
-    with ThreadPoolExecutor(workers) as pool:
-        ahead: deque[tuple[str, Future[Image | ImageError]]] = deque()
-        rest, done = iter(paths), 0
-        while True:
-            for path in itertools.islice(rest, 2 * batch - len(ahead)):
-                ahead.append((path, pool.submit(_open, path)))
-            if not ahead:
-                return
-            taken = [ahead.popleft() for _ in range(min(batch, len(ahead)))]
-            for path in itertools.islice(rest, batch):  # these open while the model works on what was taken
-                ahead.append((path, pool.submit(_open, path)))
-            opened = [(path, future.result()) for path, future in taken]
-            images = [image for _, image in opened if not isinstance(image, ImageError)]
-            captions = iter(captioner.caption(images, decoding, batch, start=done))
-            done += len(images)
-            for path, image in opened:
-                yield Record(path, error=str(image)) if isinstance(image, ImageError) else Record(path, next(captions))
-
-
-def _open(path: str) -> "Image | ImageError":
-    try:
-        return open_image(path, at_most=LONGEST_SIDE)
-    except ImageError as error:
-        return error
+    listed, named = itertools.tee(paths)
+    openers = (partial(open_image, path, at_most=LONGEST_SIDE) for path in listed)
+    done = 0
+    for opened in opened_photos(openers, captioner.backbone, batch, workers):
+        images = [image for image in opened if not isinstance(image, ImageError)]
+        captions = iter(captioner.caption(images, decoding, batch, start=done))
+        done += len(images)
+        for path, image in zip(itertools.islice(named, len(opened)), opened, strict=True):
+            yield Record(path, error=str(image)) if isinstance(image, ImageError) else Record(path, next(captions))
 
 
 def write_records(records: Iterable[Record], write: Callable[[str], object] | None = None, beside: bool = False) -> Iterator[Record]:

@@ -12,8 +12,7 @@ import glob
 import hashlib
 import json
 import warnings
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from copy import copy
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -27,12 +26,15 @@ from torch import Tensor
 from capdec import parts
 from capdec.checkpoint import replacing, write_json
 from capdec.errors import DataError, ImageError, MismatchError, SettingError
+from capdec.images import open_batches
 from capdec.protocols import Backbone, Condition, Dataset
 
 if TYPE_CHECKING:
     from PIL.Image import Image
 
 SHARD = 16_384
+PHOTOS = 32  # at a time through a backbone
+TEXTS = 4096  # at a time to a backbone, which puts like lengths together: the more, the less padding
 
 
 @dataclass(frozen=True)
@@ -225,7 +227,7 @@ def embed(pairs: Pairs, backbone: Backbone, folder: Path | str, progress: Callab
     before = getattr(backbone, "truncated", 0)
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", r"\d+ of \d+ captions", UserWarning)  # of each batch; here is one of all
-        _fill(Path(folder), backbone, {"text": text_digest(pairs.sources)}, len(pairs), encode, progress, backbone.dim)
+        _fill(Path(folder), backbone, {"text": text_digest(pairs.sources)}, len(pairs), encode, progress, backbone.dim, TEXTS)
     if cut := getattr(backbone, "truncated", 0) - before:
         warnings.warn(f"{cut} of {len(pairs)} captions are longer than the backbone reads: their ends were cut.", stacklevel=2)
     return Corpus(pairs, Embeddings(Path(folder), len(pairs), backbone.dim), backbone=backbone.fingerprint)
@@ -260,6 +262,15 @@ def encode_photos(
     return backbone.encode_regions(images, regions)
 
 
+def opened_photos(
+    openers: "Iterable[Callable[[], Image]]", backbone: Backbone, batch: int = PHOTOS, workers: int | None = None
+) -> "Iterator[list[Image | ImageError]]":
+    """In batches and in order, as small as the backbone sees them where it says so. In threads: while a GPU works on a batch, the next are opened; a
+    processor opens each batch with all its cores, since beside the tower the threads would hold it up for longer than they take."""
+    ahead = 0 if str(getattr(backbone, "device", "cpu")).startswith("cpu") else 2
+    return open_batches(openers, batch, getattr(backbone, "fit", None), ahead, workers)
+
+
 def embed_photos(
     photos: Photos, backbone: Backbone, folder: Path | str, progress: Callable[[int, int], None] | None = None, regions: int = 0
 ) -> tuple[Embeddings, dict[str, int]]:
@@ -270,13 +281,10 @@ def embed_photos(
 
     def encode(start: int, end: int) -> Tensor:
         rows = torch.zeros(end - start, dim)  # those of photos that cannot be opened stay zero
-        for at in range(start, end, 32):
-            opened = {}
-            for place in range(at, min(at + 32, end)):
-                with suppress(ImageError):
-                    opened[place - start] = photos.openers[place]()
-            if opened:
-                rows[list(opened)] = encode_photos(backbone, list(opened.values()), regions, normalize=False).flatten(1).float().cpu()
+        for number, opened in enumerate(opened_photos(photos.openers[start:end], backbone)):
+            found = {number * PHOTOS + place: image for place, image in enumerate(opened) if not isinstance(image, ImageError)}
+            if found:
+                rows[list(found)] = encode_photos(backbone, list(found.values()), regions, normalize=False).flatten(1).float().cpu()
         return rows
 
     _fill(Path(folder), backbone, what, len(photos.ids), encode, progress, dim)
@@ -310,8 +318,9 @@ def _fill(
     encode: Callable[[int, int], Tensor],
     progress: Callable[[int, int], None] | None,
     dim: int,
+    at_once: int = 1024,
 ) -> None:
-    """Writes the shards that are not there yet; `encode(start, end)` gives rows of any length."""
+    """Writes the shards that are not there yet; `encode(start, end)` gives rows of any length, `at_once` at most."""
     manifest = {"format_version": 1, "backbone": backbone.fingerprint, **what, "rows": rows, "dim": dim, "shard": SHARD}
     path = folder / "manifest.json"
     if path.is_file():
@@ -325,11 +334,11 @@ def _fill(
         if not (values_file.is_file() and norms_file.is_file()):
             end = min(start + SHARD, rows)
             values = np.empty((end - start, dim), np.float32)
-            for at in range(start, end, 1024):
-                part = encode(at, min(at + 1024, end))
+            for at in range(start, end, at_once):
+                part = encode(at, min(at + at_once, end))
                 values[at - start : at - start + len(part)] = part.float().cpu().numpy()
                 if progress:
-                    progress(min(at + 1024, end), rows)
+                    progress(min(at + at_once, end), rows)
             lengths = np.linalg.norm(values, axis=1)
             _write_array(norms_file, lengths)
             _write_array(values_file, values / np.maximum(lengths, 1e-12)[:, None])

@@ -8,10 +8,13 @@ than allowed, which the header tells before anything is decoded. What is not kno
 
 import glob
 import io
+import itertools
 import os
 import sys
 import time
-from collections.abc import Iterable, Iterator
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
 from pathlib import Path
 
@@ -74,6 +77,35 @@ def open_image(
         raise ImageError(f"{name} is truncated or damaged ({_shown(error) or type(error).__name__}). Copy or download it again.") from error
 
 
+def open_batches(
+    openers: Iterable[Callable[[], Image.Image]],
+    batch: int,
+    fit: Callable[[Image.Image], Image.Image] | None = None,
+    ahead: int = 2,
+    workers: int | None = None,
+) -> Iterator[list[Image.Image | ImageError]]:
+    """Photos, or why they could not be opened, in batches and in order; opened in threads (8, or one a core) and passed through `fit` there. While
+    one batch is used, `ahead` more are opened. `openers` is read no further than that."""
+
+    def opened(opener: Callable[[], Image.Image]) -> Image.Image | ImageError:
+        try:
+            return opener() if fit is None else fit(opener())
+        except ImageError as error:
+            return error
+
+    pool = ThreadPoolExecutor(workers or min(8, os.cpu_count() or 1))
+    try:
+        submitted = (pool.submit(opened, opener) for opener in openers)
+        waiting: deque[Future[Image.Image | ImageError]] = deque(itertools.islice(submitted, batch))
+        while waiting:
+            waiting.extend(itertools.islice(submitted, (1 + ahead) * batch - len(waiting)))
+            taken = [waiting.popleft() for _ in range(min(batch, len(waiting)))]
+            yield [future.result() for future in taken]
+            waiting.extend(itertools.islice(submitted, max(0, batch - len(waiting))))
+    finally:
+        pool.shutdown(cancel_futures=True)
+
+
 def _shown(what: object) -> str:
     """On one line, and not too long."""
     text = " ".join(str(what).split())
@@ -120,7 +152,7 @@ def _to_rgb(image: Image.Image) -> Image.Image:
     if image.mode[0] in "IF":  # I;16, I;16B, I, F
         return _to_grey(np.asarray(image)).convert("RGB")
     if not image.has_transparency_data:
-        return image.convert("RGB")
+        return image._new(image.im) if image.mode == "RGB" else image.convert("RGB")  # a second head on the same pixels: convert would copy them
     coloured = image.convert("RGBA")
     white = Image.new("RGBA", coloured.size, "white")
     return Image.alpha_composite(white, coloured).convert("RGB")

@@ -220,6 +220,33 @@ def test_bfloat16_is_near_and_comes_back_as_float32(clip_folder, clip):
     assert half.encode_regions(photos(), 3).dtype == torch.float32
 
 
+@pytest.mark.parametrize("checkpoint", ["clip_folder", "siglip_folder", "siglip2_folder"])
+def test_bfloat16_keeps_a_cosine_of_0_9999(checkpoint, request):
+    folder = str(request.getfixturevalue(checkpoint))
+    full, half = HuggingFace(folder), HuggingFace(folder, dtype="bfloat16")
+    assert (half.encode_text(CAPTIONS[:4]) * full.encode_text(CAPTIONS[:4])).sum(-1).min() > 0.9999
+    assert (half.encode_image(photos()) * full.encode_image(photos())).sum(-1).min() > (0.9999 if checkpoint == "clip_folder" else 0.9998)
+
+
+@pytest.mark.parametrize("checkpoint", ["clip_folder", "siglip_folder"])
+def test_photos_are_prepared_as_the_processor_does_to_the_bit(checkpoint, request):
+    backbone = HuggingFace(str(request.getfixturevalue(checkpoint)))
+    theirs = backbone.processor(images=[image.convert("RGB") for image in photos()], return_tensors="pt")["pixel_values"]
+    assert torch.equal(backbone.frame.pixels(photos()), theirs)
+    assert torch.equal(backbone.encode_image([backbone.fit(image) for image in photos()]), backbone.encode_image(photos()))
+
+
+def test_what_is_more_than_resizing_and_cutting_is_left_to_the_processor(siglip2_folder, clip_folder, tmp_path):
+    patches = HuggingFace(str(siglip2_folder))
+    assert patches.frame is None and patches.fit(photos()[0]).size == photos()[0].size
+    changed = shutil.copytree(clip_folder, tmp_path / "changed")
+    settings = json.loads((changed / "preprocessor_config.json").read_text())
+    (changed / "preprocessor_config.json").write_text(json.dumps({**settings, "rescale_factor": 1 / 127}))
+    backbone = HuggingFace(str(changed))
+    assert backbone.frame is None
+    close(backbone.encode_image(photos(), normalize=False), plain_image(changed, photos()))
+
+
 def test_regions_are_those_of_the_attention_that_transformers_returns(clip_folder, clip):
     """MacCap's selection and pooling, written once more with eager attention."""
     eager = AutoModel.from_pretrained(clip_folder, attn_implementation="eager", dtype=torch.float32)

@@ -77,3 +77,20 @@ def test_regions_are_the_cells_nearest_to_the_photo_each_a_mean_of_what_is_like_
     assert mini.encode_regions([], 5).shape == (0, 6, mini.dim)
     with pytest.raises(SettingError, match="16 cells"):
         mini.encode_regions(photos, 17)
+
+
+def test_bfloat16_is_set_on_the_object_and_keeps_fingerprint_and_cosine():
+    full, half = Mini(), Mini()
+    half.dtype = "bfloat16"
+    photos = [Image.effect_noise((100, 80), 90 + 20 * n).convert("RGB") for n in range(3)]
+    assert half.fingerprint == full.fingerprint
+    ours, exact = half.encode_image(photos), full.encode_image(photos)
+    assert ours.dtype == torch.float32 and not torch.equal(ours, exact) and (ours * exact).sum(-1).min() > 0.9999
+    assert torch.equal(half.encode_text(["a man"]), full.encode_text(["a man"]))
+    assert half.encode_regions(photos, 3).dtype == torch.float32
+
+
+def test_a_fitted_photo_is_embedded_as_the_photo_is():
+    mini, photo = Mini(), Image.effect_noise((300, 200), 90)
+    assert mini.fit(photo).size == (128, 128)
+    assert torch.equal(mini.encode_image([mini.fit(photo)]), mini.encode_image([photo]))

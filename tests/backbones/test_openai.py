@@ -67,6 +67,15 @@ def test_the_vit_is_transformers_on_equal_weights(twins):
         torch.testing.assert_close(ours.encode_image(photos(), normalize), theirs.encode_image(photos(), normalize), atol=1e-5, rtol=1e-4)
 
 
+def test_bfloat16_keeps_a_cosine_of_0_9999(twins, tmp_path):
+    OpenAI.tiny(tmp_path / "resnet")
+    for folder in (twins[1], tmp_path / "resnet"):
+        full, half = OpenAI(str(folder)), OpenAI(str(folder), dtype="bfloat16")
+        assert (half.encode_text(CAPTIONS) * full.encode_text(CAPTIONS)).sum(-1).min() > 0.9999
+        assert (half.encode_image(photos()) * full.encode_image(photos())).sum(-1).min() > 0.999
+        assert torch.equal(full.encode_image([full.fit(photo) for photo in photos()]), full.encode_image(photos()))
+
+
 def test_longer_captions_are_cut_and_counted_as_transformers_does(twins):
     theirs, folder = twins
     ours = OpenAI(str(folder))

@@ -13,6 +13,7 @@ import json
 import warnings
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -23,15 +24,20 @@ from safetensors import SafetensorError
 from torch import Tensor, nn
 
 from capdec.errors import DataError, MissingExtra, SettingError
+from capdec.towers import Frame, halve, without_quick_gelu
 
 if TYPE_CHECKING:
     from PIL.Image import Image
 
 KNOWN = "openai/clip-vit-large-patch14 or google/siglip2-base-patch16-224"
+TOKENS = 32
+"""Of a caption where `batch` counts captions: a batch of shorter ones holds more of them."""
 
 
 class HuggingFace:
-    """`model` is a hub id, `id@revision`, or a folder in the hub's format. `dtype = "bfloat16"` keeps float32 weights and computes under autocast.
+    """`model` is a hub id, `id@revision`, or a folder in the hub's format. `dtype = "bfloat16"` holds and multiplies matrices in bfloat16 and sums
+    the layers in float32; photos are then resized in a faster way (`towers.Frame`), while in float32 they are prepared as the model's own processor
+    does, to the bit. `batch` counts photos, or captions of 32 tokens.
 
     `revision` becomes the commit that was loaded (None for a folder), and `truncated` counts the captions cut so far. Raises SettingError for a model
     that is not a dual encoder, DataError for one that cannot be found or read, MissingExtra without transformers.
@@ -80,7 +86,12 @@ class HuggingFace:
         # AIMv2 under transformers' fast attention forgets that it is causal wherever no caption of a batch is padded.
         network = load_model(self.name, {**options, "attn_implementation": "eager"} if config.model_type == "aimv2" else options)
         self.fingerprint = fingerprint(network, self.tokenizer, self.processor, dtype)
-        self.model: Any = network.eval().requires_grad_(False).to(device)
+        self.model: Any = network.eval().requires_grad_(False)
+        if dtype == "bfloat16":
+            simplify_gelu(network)
+            halve(network)
+        self.model.to(device)
+        self.frame = frame_of(self.processor, fast=dtype == "bfloat16")
 
         texts = getattr(config, "text_config", config)
         self.fixed_padding = config.model_type.startswith("siglip")
@@ -88,7 +99,8 @@ class HuggingFace:
         self.lower_case = config.model_type == "siglip2" or (self.fixed_padding and texts.vocab_size >= 256_000)
         positions = getattr(texts, "max_position_embeddings", None) or self.tokenizer.model_max_length
         self.max_tokens: int = positions if self.fixed_padding else min(positions - reserved_positions(network), self.tokenizer.model_max_length)
-        self.dim: int = self._embed_tokens(self._tokens(["a"])).shape[-1]
+        (shortest,) = self._tokens(["a"])
+        self.dim: int = self._embed_tokens([shortest], self.max_tokens if self.fixed_padding else len(shortest)).shape[-1]
 
     @torch.no_grad()
     def encode_text(self, captions: Sequence[str], normalize: bool = True) -> Float[Tensor, "B D"]:
@@ -96,9 +108,12 @@ class HuggingFace:
         rows = self._tokens(captions)
         order = sorted(range(len(rows)), key=lambda index: -len(rows[index]))  # like lengths together: less padding
         embeddings = torch.zeros(len(rows), self.dim, device=self.device)
-        for start in range(0, len(order), self.batch):
-            chosen = order[start : start + self.batch]
-            embeddings[chosen] = self._embed_tokens([rows[index] for index in chosen])
+        start = 0
+        while start < len(order):
+            width = self.max_tokens if self.fixed_padding else max(1, len(rows[order[start]]))
+            chosen = order[start : start + max(1, self.batch * TOKENS // width)]
+            embeddings[chosen] = self._embed_tokens([rows[index] for index in chosen], width)
+            start += len(chosen)
         return F.normalize(embeddings, dim=-1) if normalize else embeddings
 
     @torch.no_grad()
@@ -107,6 +122,10 @@ class HuggingFace:
         for start in range(0, len(images), self.batch):
             embeddings[start : start + self.batch] = self._embed_images(images[start : start + self.batch])[0]
         return F.normalize(embeddings, dim=-1) if normalize else embeddings
+
+    def fit(self, image: "Image") -> "Image":
+        """The photo itself where its preparation is more than resizing and cutting."""
+        return image if self.frame is None else self.frame.fit(image)
 
     @torch.no_grad()
     def encode_regions(self, images: "Sequence[Image]", count: int) -> Float[Tensor, "B K D"]:
@@ -146,21 +165,24 @@ class HuggingFace:
             warnings.warn(f"{len(long)} of {len(rows)} captions are longer than the {self.max_tokens} tokens {self.name} reads: cut.", stacklevel=4)
         return rows
 
-    def _embed_tokens(self, rows: list[list[int]]) -> Tensor:
+    def _embed_tokens(self, rows: list[list[int]], width: int) -> Tensor:
         """Float["B D"], not normalised."""
-        width = self.max_tokens if self.fixed_padding else max(1, *map(len, rows))
-        ids = torch.full((len(rows), width), self.tokenizer.pad_token_id or 0)  # (B, T)
-        mask = torch.zeros_like(ids)
-        for index, row in enumerate(rows):
-            place = slice(width - len(row), width) if self.tokenizer.padding_side == "left" else slice(0, len(row))
-            ids[index, place] = torch.tensor(row, dtype=torch.long)
-            mask[index, place] = 1
-        inputs = {"input_ids": ids} if self.fixed_padding else {"input_ids": ids, "attention_mask": mask}
+
+        def padded(values: list[int], padding: int) -> list[int]:
+            more = [padding] * (width - len(values))
+            return more + values if self.tokenizer.padding_side == "left" else values + more
+
+        inputs = {"input_ids": torch.tensor([padded(row, self.tokenizer.pad_token_id or 0) for row in rows])}  # (B, T)
+        if not self.fixed_padding:
+            inputs["attention_mask"] = torch.tensor([padded([1] * len(row), 0) for row in rows])
         return self._features(self.model.get_text_features, inputs)[0]
 
     def _embed_images(self, images: "Sequence[Image]") -> tuple[Tensor, Any]:
         """Float["B D"], not normalised, and all that the model returned."""
-        inputs = self.processor(images=[image.convert("RGB") for image in images], return_tensors="pt")
+        if self.frame is None:
+            inputs = self.processor(images=[image.convert("RGB") for image in images], return_tensors="pt")
+        else:
+            inputs = {"pixel_values": self.frame.pixels(images, self.device)}
         embeddings, output = self._features(self.model.get_image_features, inputs)
         if embeddings.shape[-1] != self.dim:
             widths = f"texts in {self.dim} dimensions and photos in {embeddings.shape[-1]}"
@@ -284,6 +306,39 @@ def load_processor(name: str, options: dict[str, Any]) -> Any:
             f"{name} does not say how its photos are prepared, or in a way that needs more than PIL ({first_line(error)}). "
             f"Copy preprocessor_config.json of the model it was made from beside its weights."
         ) from error
+
+
+def frame_of(processor: Any, fast: bool) -> Frame | None:
+    """How this processor prepares a photo, without its detours. None where it does anything but resize, cut the middle out and normalise, which
+    photos of noise tell: they must come out equal to the bit."""
+    from PIL import Image
+
+    said = processor.to_dict()
+    size, crop = said.get("size") or {}, (said.get("crop_size") or {}) if said.get("do_center_crop") else {}
+    short = size.get("shortest_edge")
+    width, height = (crop.get(edge) or short or size.get(edge) for edge in ("width", "height"))
+    if not (width and height and said.get("do_resize") and said.get("do_normalize")):
+        return None
+    frame = Frame(width, height, not short, tuple(said["image_mean"]), tuple(said["image_std"]), int(said["resample"]))
+    noise = [
+        Image.effect_noise(edges, 90).convert("RGB")
+        for edges in ((2 * width + 7, height + 60), (width + 3, 3 * height), (width // 2, width // 3 + 1))
+    ]
+    try:
+        theirs = processor(images=noise, return_tensors="pt")
+        equal = set(theirs) == {"pixel_values"} and torch.equal(theirs["pixel_values"], frame.pixels(noise))
+    except (ValueError, TypeError, RuntimeError):  # photos that come out in several sizes
+        return None
+    return replace(frame, fast=fast) if equal else None
+
+
+def simplify_gelu(network: nn.Module) -> None:
+    """Quick GELU between the layers `fc1` and `fc2`, of CLIP and its kin, in one pass."""
+    from transformers.activations import QuickGELUActivation
+
+    for module in network.modules():
+        if isinstance(getattr(module, "activation_fn", None), QuickGELUActivation) and hasattr(module, "fc1") and hasattr(module, "fc2"):
+            module.activation_fn = without_quick_gelu(module.fc1, module.fc2)  # type: ignore[arg-type]
 
 
 def load_model(name: str, options: dict[str, Any]) -> nn.Module:
