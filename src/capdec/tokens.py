@@ -4,7 +4,8 @@ import re
 from collections.abc import Iterable, Sequence
 
 import torch
-from jaxtyping import Int
+import torch.nn.functional as F
+from jaxtyping import Float, Int
 from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
 from torch import Tensor
 
@@ -38,6 +39,12 @@ def train_bpe(captions: Iterable[str], vocabulary: int, specials: Sequence[str])
     )
     tokenizer.train_from_iterator(captions, trainer)
     return tokenizer
+
+
+def evenly(rows: Float[Tensor, "N E"], multiple: int = 64) -> Float[Tensor, "M E"]:
+    """With rows of zeros behind, up to a multiple. On a CPU a matrix product of a size not seen before is compiled first, which takes longer than the
+    product itself; the number of a batch's words is almost always new, and these few multiples soon are not."""
+    return F.pad(rows, (0, 0, 0, -len(rows) % multiple))
 
 
 def pad(rows: Sequence[Sequence[int]], value: int = 0) -> Int[Tensor, "B T"]:

@@ -22,7 +22,7 @@ from capdec.inference import for_inference
 from capdec.mapper import Kind, build_mapper, padding_first
 from capdec.past import Past, Steps
 from capdec.protocols import Caption, Condition, Decoding, LogProb
-from capdec.tokens import pad, written
+from capdec.tokens import evenly, pad, written
 
 
 class PrefixLM(nn.Module):
@@ -150,9 +150,9 @@ class PrefixLM(nn.Module):
     def _logits_at(self, places: Bool[Tensor, "B T"], **given: Tensor) -> Float[Tensor, "N V"]:
         """At these places alone, row by row: they are chosen before the output layer, which is the widest, and all that the model does behind it
         (scaling, capping) stays as it is."""
-        chosen = self.lm.get_output_embeddings().register_forward_pre_hook(lambda _, hidden: (hidden[0][places],))
+        chosen = self.lm.get_output_embeddings().register_forward_pre_hook(lambda _, hidden: (evenly(hidden[0][places]),))
         try:
-            return self.lm(**given, use_cache=False).logits
+            return self.lm(**given, use_cache=False).logits[: int(places.sum())]
         finally:
             chosen.remove()
 

@@ -25,7 +25,7 @@ from capdec.inference import for_inference
 from capdec.mapper import Kind, build_mapper, padding_first
 from capdec.past import Past, Steps
 from capdec.protocols import Caption, Condition, Decoding, LogProb
-from capdec.tokens import pad, train_bpe
+from capdec.tokens import evenly, pad, train_bpe
 
 PAD, END = 0, 1
 
@@ -166,8 +166,8 @@ class SmallTransformer(nn.Module):
         x = torch.cat([prefix, self.words(targets[:, :-1])], 1)  # (B, P + T - 1, E)
         hidden = self._run(x, *self._places(mask, x.shape[1]))
         real = targets != PAD
-        logits = self._logits(hidden[:, prefix.shape[1] - 1 :][real])  # (tokens, V): no logits for padding
-        log_probs = torch.log_softmax(logits.float(), -1)
+        said_at = hidden[:, prefix.shape[1] - 1 :][real]  # (tokens, E): no logits for padding
+        log_probs = torch.log_softmax(self._logits(evenly(said_at))[: len(said_at)].float(), -1)  # (tokens, V)
         chosen = log_probs.gather(1, targets[real].unsqueeze(1)).squeeze(1)
         if label_smoothing:
             chosen = (1 - label_smoothing) * chosen + label_smoothing * log_probs[:, END:].mean(-1)
