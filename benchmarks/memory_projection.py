@@ -1,69 +1,126 @@
-"""The projection on a memory of 500,000 x 512: how much memory it takes, and its time beside one whole softmax in float32 and beside top-k.
+"""DeCap's projection on a memory of captions: its time beside one whole softmax in float32 and beside faiss, and the memory it takes.
 
-    python benchmarks/memory_projection.py            random unit rows, 256 queries, temperature 0.01
+    python benchmarks/memory_projection.py [out.json]            temperature 0.01, rows of 512; faiss' row needs capdec[bench]
 
-Memory is the growth of the process' greatest resident size while a captioner's bridge is restored and used, the rows themselves included.
+Rows lie like CLIP's texts: a mean cosine of a half, most of the rest in few directions, many captions of one thing. Queries are mixtures of four of
+them and noise. Peak memory is what the process grows by while a bridge is restored and used, its rows included.
 """
 
-import resource
-import statistics
-import time
-from collections.abc import Callable
+from typing import Any
 
 import torch
 import torch.nn.functional as F
+from side_by_side import Way, best, compare, peak, report
+from torch import Tensor
 
 from capdec.bridges.memory_projection import MemoryProjection
 from capdec.protocols import Condition
 
-ROWS, DIM, QUERIES, TEMPERATURE, ROUNDS = 500_000, 512, 256, 0.01, 3
+try:
+    import faiss
+except ImportError:
+    faiss = None
+
+DIM, TEMPERATURE, CLOSE = 512, 0.01, 0.9999
 
 
-def resident() -> float:
-    """GiB."""
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
+def captions(count: int) -> Tensor:
+    generator = torch.Generator().manual_seed(0)
+    basis = torch.linalg.qr(torch.randn(DIM, DIM, generator=generator)).Q
+    scale = F.normalize(1 / (1 + torch.arange(DIM) / 20), dim=0)
+    things = torch.randn(max(1, count // 25), DIM, generator=generator)
+    rows = torch.empty(count, DIM, dtype=torch.bfloat16)
+    for part in rows.split(10_000):
+        of = things[torch.randint(len(things), (len(part),), generator=generator)]
+        told = (0.75 * of + 0.66 * torch.randn(part.shape, generator=generator)) * scale
+        told[:, 0] += 1  # what all have in common
+        part.copy_(F.normalize(told @ basis, dim=-1))
+    return rows
+
+
+def mixtures(rows: Tensor, count: int) -> Tensor:
+    generator = torch.Generator().manual_seed(1)
+    shares = torch.rand(count, 4, 1, generator=generator)
+    mixed = F.normalize((shares * rows[torch.randint(len(rows), (count, 4), generator=generator)].float()).sum(1), dim=-1)
+    return F.normalize(mixed + 0.5 * F.normalize(torch.randn(mixed.shape, generator=generator), dim=-1), dim=-1)
+
+
+def bridge(rows: Tensor, dtype: str) -> MemoryProjection:
+    made = MemoryProjection(DIM, temperature=TEMPERATURE)
+    made.dtype = dtype
+    made.restore({"memory": rows})
+    return made
+
+
+def projected(made: MemoryProjection, queries: Tensor) -> Tensor:
+    return made.from_image(Condition.of(queries), None).embeddings[:, 0]
+
+
+def whole(queries: Tensor, every: Tensor) -> Tensor:
+    return F.normalize((queries @ every.T / TEMPERATURE).softmax(-1) @ every, dim=-1)
+
+
+def threaded(threads: int, queries: Tensor, every: Tensor) -> Tensor:
+    before = torch.get_num_threads()
+    torch.set_num_threads(threads)
+    found = whole(queries, every)
+    torch.set_num_threads(before)
+    return found
+
+
+def sought(index: Any, queries: Tensor, every: Tensor, count: int) -> Tensor:
+    cosines, places = map(torch.from_numpy, index.search(queries.numpy(), count))
+    some = zip((cosines / TEMPERATURE).softmax(-1), places, strict=True)
+    return F.normalize(torch.stack([weights @ every[place] for weights, place in some]), dim=-1)
+
+
+def taken(count: int) -> str:
+    """Rows are drawn, and one batch of 32 is projected."""
+    before = peak()
+    rows = captions(count)
+    projected(bridge(rows, "bfloat16"), mixtures(rows, 32))
+    return f"{peak() - before:,.0f} MiB at most, of which {rows.nbytes / 2**20:,.0f} are the rows"
+
+
+def measured(count: int, batch: int, note: str = "", seek: bool = False) -> dict[str, Any]:
+    rows = captions(count)
+    every, queries = rows.float(), mixtures(rows, batch)
+    exact = whole(queries, every)
+    made = {dtype: bridge(rows, dtype) for dtype in ("bfloat16", "float32")}
+    near = {name: F.cosine_similarity(projected(one, queries), exact).min().item() for name, one in made.items()}
+    assert near["bfloat16"] >= CLOSE and near["float32"] >= 1 - 1e-5, near
+
+    ours = Way("ours, bfloat16", lambda: projected(made["bfloat16"], queries), batch, 4 * batch * count * DIM, rows.nbytes)
+    plain = Way("ours, float32 (the default)", lambda: projected(made["float32"], queries), batch, ours.flops, rows.nbytes, "float32")
+    names = [(threads, f"one softmax in float32, {threads} thread{'s' * (threads > 1)}") for threads in {1, torch.get_num_threads()}]
+    softmax = best([Way(name, lambda threads=threads: threaded(threads, queries, every), batch, ours.flops, 0, "float32") for threads, name in names])
+    softmax.aim = 4 if batch == 32 and count == 500_000 else 0
+    others = [plain, softmax]
+    if seek and faiss is not None:
+        index = faiss.IndexFlatIP(DIM)
+        index.add(every.numpy())
+        for found in (100, 1_000, 10_000, 50_000):
+            if F.cosine_similarity(sought(index, queries, every, found), exact).min() >= CLOSE:
+                others.append(Way(f"faiss flat, {found:,} nearest", lambda found=found: sought(index, queries, every, found), batch))
+                break
+        else:
+            note += " faiss: even the 50,000 nearest are too few."
+    elif seek:
+        note += " faiss is not here."
+    work = f"projection, {count:,} rows, {batch} at once"
+    return compare(work, "query", ours, others, rounds=5, equal=f"cosine to the softmax at least {near['bfloat16']:.6f}", note=note)
 
 
 def main() -> None:
-    generator = torch.Generator().manual_seed(0)
-    queries = Condition.of(F.normalize(torch.randn(QUERIES, DIM, generator=generator), dim=-1))
-    bridges = {name: MemoryProjection(DIM, temperature=TEMPERATURE, top_k=top_k) for name, top_k in (("exact", 0), ("top 1,000", 1000))}
-    tiny = MemoryProjection(DIM, temperature=TEMPERATURE)
-    tiny.restore({"memory": F.normalize(torch.randn(10, DIM), dim=-1).bfloat16()})
-    tiny.from_image(queries, None)  # what the libraries need is there before it is measured
-
-    before = resident()
-    rows = torch.empty(ROWS, DIM, dtype=torch.bfloat16)
-    for part in rows.split(10_000):
-        part.copy_(F.normalize(torch.randn(part.shape, generator=generator), dim=-1))
-    for bridge in bridges.values():
-        bridge.restore({"memory": rows})
-    for name, bridge in bridges.items():
-        bridge.from_image(queries, None)
-        print(f"{name}: {resident() - before:.2f} GiB at most until here, of which {rows.nbytes / 2**30:.2f} are the rows")
-
-    def whole() -> torch.Tensor:
-        every = rows.float()
-        return F.normalize((queries.embeddings[:, 0] @ every.T / TEMPERATURE).softmax(-1) @ every, dim=-1)
-
-    ways: dict[str, Callable[[], torch.Tensor]] = {
-        "one whole softmax": whole,
-        "exact": lambda: bridges["exact"].from_image(queries, None).embeddings[:, 0],
-        "top 1,000": lambda: bridges["top 1,000"].from_image(queries, None).embeddings[:, 0],
-    }
-    found = {name: way() for name, way in ways.items()}
-    times: dict[str, list[float]] = {name: [] for name in ways}
-    for _ in range(ROUNDS):
-        for name, way in ways.items():
-            start = time.perf_counter()
-            way()
-            times[name].append(time.perf_counter() - start)
-    for name in ways:
-        apart = (found[name] - found["one whole softmax"]).norm(dim=-1).max().item()
-        ratio = statistics.median(times["one whole softmax"]) / statistics.median(times[name])
-        print(f"{name}: {statistics.median(times[name]):.2f} s, {ratio:.2f} x as fast as the whole softmax, at most {apart:.1e} from it")
-    print(f"One whole softmax took {resident() - before:.2f} GiB.")
+    projected(bridge(captions(10_000), "bfloat16"), mixtures(captions(10_000), 32))  # what the libraries need is there before it is measured
+    sizes = {count: taken(count) for count in (10_000, 50_000, 500_000)}
+    rows = [measured(count, 32, note, seek=count == 500_000) for count, note in sizes.items()]
+    rows += [measured(500_000, batch) for batch in (1, 256)]
+    report(rows)
+    for row in rows:
+        print(f"{row['work']}: {row['equal']}. {row['note']}")
 
 
 if __name__ == "__main__":
-    main()
+    with torch.inference_mode():
+        main()

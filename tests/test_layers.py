@@ -15,6 +15,7 @@ BELOW_PARTS = (
     *("capdec", "errors", "protocols", "recipe", "checkpoint", "tokens", "progress", "generation"),
     *(
         "mapper",
+        "precision",
         "nearest",
         "images",
         "photos",
@@ -30,7 +31,6 @@ BELOW_PARTS = (
         "noise",
         "inference",
         "past",
-        "precision",
         "towers",
     ),
 )

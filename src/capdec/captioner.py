@@ -259,6 +259,9 @@ class Captioner:
         chosen = precision(dtype, getattr(self.backbone, "device", "cpu"))
         if self._backbone_dtype is not None:
             setattr(self.backbone, "dtype", "bfloat16" if chosen == "bfloat16" else self._backbone_dtype)  # noqa: B010
+        for bridge in self.bridges:
+            if hasattr(bridge, "dtype"):
+                setattr(bridge, "dtype", chosen)  # noqa: B010
         if hasattr(self.decoder, "dtype"):
             self.decoder.dtype = getattr(torch, chosen)
 

@@ -152,7 +152,7 @@ def _to_rgb(image: Image.Image) -> Image.Image:
     if image.mode[0] in "IF":  # I;16, I;16B, I, F
         return _to_grey(np.asarray(image)).convert("RGB")
     if not image.has_transparency_data:
-        return image._new(image.im) if image.mode == "RGB" else image.convert("RGB")  # a second head on the same pixels: convert would copy them
+        return image.convert("RGB")
     coloured = image.convert("RGBA")
     white = Image.new("RGBA", coloured.size, "white")
     return Image.alpha_composite(white, coloured).convert("RGB")

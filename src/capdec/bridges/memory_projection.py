@@ -37,7 +37,9 @@ class MemoryProjection:
     to unit length. `size`, `memory` (a folder), its `dataset`, `keep_texts` and `seed` are those of
     `capdec.memory.Memory`.
 
-    The sum is made in float32, chunk by chunk, and is exact. Raises SettingError for values that cannot be, and what Memory raises.
+    The sum is made in float32, chunk by chunk, and is exact. `dtype` may be set to "bfloat16" on the object: the sum is then rounded where that is
+    faster, and what comes out has a cosine of 0.9999 or more with the exact projection (`capdec.nearest.soft_nearest`). Raises SettingError for
+    values that cannot be, and what Memory raises.
     """
 
     supervision = Supervision(0)
@@ -59,7 +61,7 @@ class MemoryProjection:
             raise SettingError(f'temperature is a number above 0, or "auto"; {temperature!r} came. DeCap\'s is 0.01.')
         if top_k < 0:
             raise SettingError(f"top_k is 0 (all) or more; {top_k} came.")
-        self.temperature, self.top_k, self.in_training, self.seed = temperature, top_k, in_training, seed
+        self.temperature, self.top_k, self.in_training, self.seed, self.dtype = temperature, top_k, in_training, seed, "float32"
         self.memory = Memory(dim, size, memory, seed, dataset, keep_texts)
 
     @property
@@ -98,9 +100,9 @@ class MemoryProjection:
         """Every row projected. Where the condition says which rows of the corpus it is made of, the captions of their photos are not looked at."""
         if self.temperature == "auto":
             raise SettingError('temperature = "auto" was not chosen yet: training chooses it.')
-        return condition.with_embeddings(self._projected(condition, float(self.temperature)))
+        return condition.with_embeddings(self._projected(condition, float(self.temperature), self.dtype))
 
-    def _projected(self, condition: Condition, temperature: float) -> Float[Tensor, "B K D"]:
+    def _projected(self, condition: Condition, temperature: float, dtype: str = "float32") -> Float[Tensor, "B K D"]:
         queries, groups, unseen = self.memory.queries(condition)
         rows = self.memory.rows.to(queries.device)
         if self.top_k:
@@ -109,7 +111,7 @@ class MemoryProjection:
             some = zip(weights.split(64), places.split(64), strict=True)
             total = torch.cat([(weight @ rows[place].float()).squeeze(1) for weight, place in some])
         else:
-            total = soft_nearest(queries, rows, temperature, groups, unseen)
+            total = soft_nearest(queries, rows, temperature, groups, unseen, dtype=dtype)
         return F.normalize(total, dim=-1).view(condition.embeddings.shape)
 
     def tensors(self) -> dict[str, Tensor]:
