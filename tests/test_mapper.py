@@ -20,6 +20,16 @@ def test_a_transformer_mapper_does_not_see_masked_rows():
     assert not torch.allclose(mapper(rows, torch.ones_like(mask))[0][0], prefix[0])
 
 
+@pytest.mark.parametrize("rows", [1, 3])
+def test_a_transformer_mapper_is_torch_s_own_encoder_over_rows_and_constants(rows):
+    torch.manual_seed(0)
+    mapper = TransformerMapper(dim=8, width=16, prefix=3, clip_length=2, layers=2, heads=2)
+    given, mask = torch.randn(4, rows, 8), torch.arange(rows) < torch.tensor([[1], [rows], [1], [rows]])
+    x = torch.cat([mapper.expand(given).view(4, 2 * rows, 16), mapper.constants.expand(4, -1, -1)], 1)
+    padding = torch.cat([~mask.repeat_interleave(2, 1), torch.zeros(4, 3, dtype=torch.bool)], 1)
+    torch.testing.assert_close(mapper(given, mask)[0], mapper.layers(x, src_key_padding_mask=padding)[:, -3:])
+
+
 def test_an_attention_mapper_reads_any_number_of_rows_in_any_order_and_none_that_is_masked():
     torch.manual_seed(0)
     mapper = AttentionMapper(dim=8, width=16, prefix=3, layers=1, heads=2).eval()

@@ -95,6 +95,26 @@ def _held_out_data(captions_file, tiny_backbone, folder):
     return _Data(corpus, learn, *_held_out(corpus, held), siblings_of={}, images=None)
 
 
+@pytest.mark.parametrize("clip", [1e9, 0.01])
+def test_a_step_takes_the_mean_over_tokens_and_clips_it(tmp_path, tiny_backbone, captions_file, clip):
+    from capdec.decoders.small_transformer import SmallTransformer
+    from capdec.train import _step, _Worker
+
+    data, plan = _held_out_data(captions_file, tiny_backbone, tmp_path / "rows"), settings({**FAST, "clip": clip, "accumulate": 2})
+    torch.manual_seed(0)
+    decoder = SmallTransformer.tiny(tmp_path)
+    decoder.fit(data.corpus.pairs.targets)
+    rows = next(data.batches(plan))
+    total, tokens = decoder.log_prob(data.corpus.condition(rows), data.corpus.targets(rows), plan.label_smoothing)
+    loss = -total.sum() / tokens.sum()
+    loss.backward()
+    torch.nn.utils.clip_grad_norm_(decoder.parameters(), clip)
+    wanted = [p.detach() - p.grad for p in decoder.parameters()]
+    plain = torch.optim.SGD(decoder.parameters(), lr=1.0)
+    assert _step(decoder, plain, rows, 0, data, [], plan, _Worker("cpu", plan)) == pytest.approx(loss.item(), rel=1e-5)
+    torch.testing.assert_close([p.detach() for p in decoder.parameters()], wanted, rtol=1e-4, atol=1e-6)
+
+
 def test_held_out_photos_are_not_learned_from(tmp_path, tiny_backbone, captions_file):
     from capdec import parts
     from capdec.corpus import embed, open_dataset, read_pairs

@@ -8,12 +8,21 @@ import torch
 import torch.nn.functional as F
 
 pytest.importorskip("transformers")
-from transformers import BloomConfig, GPT2Config, LlamaConfig, OPTConfig, PreTrainedTokenizerFast, Qwen2Config
+from transformers import (
+    BloomConfig,
+    CohereConfig,
+    Gemma2Config,
+    GPT2Config,
+    LlamaConfig,
+    OPTConfig,
+    PreTrainedTokenizerFast,
+    Qwen2Config,
+)
 
 from capdec.decoders.prefix_lm import PrefixLM
 from capdec.errors import DataError, SettingError
 from capdec.protocols import Condition, Decoding
-from capdec.tokens import train_bpe
+from capdec.tokens import pad, train_bpe
 
 CAPTIONS = ["a man rides a horse", "two dogs run over the grass and play", "a man"]
 PLACES = {"max_position_embeddings": 64, "num_hidden_layers": 2, "num_attention_heads": 2, "hidden_size": 32}
@@ -150,6 +159,28 @@ def test_label_smoothing_is_that_of_torch(tmp_path, smoothing):
         logits = decoder.lm(inputs_embeds=torch.cat([prefix, decoder.lm.get_input_embeddings()(ids[None, :-1])], 1)).logits[0, -len(ids) :]
         loss = F.cross_entropy(logits, ids, reduction="sum", label_smoothing=smoothing)
         assert total[index].item() == pytest.approx(-loss.item(), rel=1e-4)
+
+
+OTHERS = {
+    "gemma2": lambda **rest: Gemma2Config(**PLACES, intermediate_size=64, num_key_value_heads=1, head_dim=16, final_logit_softcapping=3.0, **rest),
+    "cohere": lambda **rest: CohereConfig(**PLACES, intermediate_size=64, num_key_value_heads=1, logit_scale=0.3, **rest),
+}
+
+
+@pytest.mark.parametrize("prompts", [None, ("dogs", "a man and a horse", "")])
+@pytest.mark.parametrize("family", [*FAMILIES, *OTHERS])
+def test_log_prob_is_what_all_logits_of_the_model_under_a_full_mask_say(tmp_path, monkeypatch, family, prompts):
+    """Whatever it does behind its output layer."""
+    monkeypatch.setitem(FAMILIES, family, {**FAMILIES, **OTHERS}[family])
+    decoder = build(tmp_path, family)
+    given = replace(condition(3), prompts=prompts)
+    prefix, mask = decoder._prefix(given)
+    rows = [[*ids, decoder._end()] for ids in decoder._tokens(CAPTIONS)]
+    targets, real = pad(rows), pad([[1] * len(row) for row in rows]).bool()
+    x = torch.cat([prefix, decoder.lm.get_input_embeddings()(targets[:, :-1])], 1)
+    logits = decoder.lm(inputs_embeds=x, **decoder._places(torch.cat([mask, real[:, :-1]], 1))).logits[:, -targets.shape[1] :]
+    wanted = (logits.log_softmax(-1).gather(2, targets.unsqueeze(2)).squeeze(2) * real).sum(1)
+    torch.testing.assert_close(decoder.log_prob(given, CAPTIONS).total, wanted, rtol=1e-4, atol=1e-4)
 
 
 def gradients(decoder, given, captions):
