@@ -632,8 +632,7 @@ def import_checkpoint(file: str, output: Path, backbone: str, pairs: bool | None
 @captioner_option
 @own_parts_option
 @device_option
-@dtype_option
-def demo(folder: str | None, output: Path, captioner: str, own_parts: bool, device: str, dtype: str) -> None:
+def demo(folder: str | None, output: Path, captioner: str, own_parts: bool, device: str) -> None:
     """Caption the photos of FOLDER, or some that scikit-image ships, and write a gallery to look at."""
     from dataclasses import replace
 
@@ -642,7 +641,7 @@ def demo(folder: str | None, output: Path, captioner: str, own_parts: bool, devi
     from capdec.demo import ABOUT
     from capdec.demo import demo as run
 
-    loaded = Captioner.load(captioner, device, own_parts=own_parts, dtype=dtype)
+    loaded = Captioner.load(captioner, device, own_parts=own_parts)
     about = ABOUT if captioner in embedded() else f"Captions by {captioner}, a captioner trained from text. Its model card says from which."
     for entry in run(loaded, folder, output, replace(loaded.decoding, captions=3), about):
         _show(Record(entry.name, entry.caption, entry.error))
