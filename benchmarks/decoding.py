@@ -1,11 +1,13 @@
 """Embeddings to captions with CapDec's decoder: GPT-2 small behind a transformer mapper of 8 layers and a prefix of 40. Beam 5, 20 tokens.
 
     python benchmarks/decoding.py [RESULT.json]
+    python benchmarks/decoding.py profile 32          where the time of a call with 32 embeddings goes, instead
 
 The weights are random, so nobody ends early, and every way says captions of 20 tokens. Beside ours: the search that CapDec's authors released,
 restated (one image at a time in float32, everything read again at each step), and `transformers.generate`.
 """
 
+import sys
 import tempfile
 from collections.abc import Callable
 from typing import Any
@@ -88,7 +90,22 @@ def work(made: PrefixLM, batch: int) -> dict[str, float]:
     return {"flops": batch * (mapped + said), "bytes": 2.0 * (TOKENS * (body + head) + layers + expand)}
 
 
+def profile(batch: int) -> None:
+    from torch.profiler import ProfilerActivity
+    from torch.profiler import profile as watched
+
+    made, some = decoder(), conditions(batch)
+    made.dtype = torch.bfloat16
+    made.generate(some, DECODING)
+    with watched(activities=[ProfilerActivity.CPU]) as record:
+        made.generate(some, DECODING)
+    print(record.key_averages().table(sort_by="self_cpu_time_total", row_limit=15, max_name_column_width=50))
+
+
 def main() -> None:
+    if sys.argv[1:2] == ["profile"]:
+        profile(int(sys.argv[2]))
+        return
     plain, half, fast = decoder(), decoder(), decoder()
     half.to(torch.bfloat16)
     fast.dtype = torch.bfloat16
