@@ -71,7 +71,8 @@ class Released(nn.Module):
         condition = condition.to(DEVICE)
         if hasattr(self, "own"):
             prefix, mask = self.own._prefix(condition)
-            hidden, _ = self.own._run(torch.cat([prefix, self.own.words(targets)], 1), mask)
+            x = torch.cat([prefix, self.own.words(targets)], 1)
+            hidden = self.own._run(x, *self.own._places(mask, x.shape[1]))
             logits = F.linear(hidden, self.own.words.weight)[:, prefix.shape[1] - 1 : -1, 1:]  # of all but padding, which no word is
             return F.cross_entropy(logits.flatten(0, 1), targets.flatten() - 1, ignore_index=-1, label_smoothing=self.smoothing)
         mapper, batch = self.mapper, len(rows)
