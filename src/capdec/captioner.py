@@ -254,8 +254,8 @@ class Captioner:
         return made
 
     def compute_in(self, dtype: str) -> None:
-        """Captions from here on are computed in "float32", "bfloat16" or, "auto", the faster of them; weights and fingerprints stay as they are. A
-        part without a `dtype` goes on as it is. Raises SettingError for another."""
+        """Captions from here on are computed in "float32", "bfloat16" or, "auto", the faster of them; weights and fingerprints stay as they are, and
+        so does a backbone that was made for bfloat16. A part without a `dtype` goes on as it is. Raises SettingError for another."""
         chosen = precision(dtype, getattr(self.backbone, "device", "cpu"))
         if self._backbone_dtype is not None:
             setattr(self.backbone, "dtype", "bfloat16" if chosen == "bfloat16" else self._backbone_dtype)  # noqa: B010

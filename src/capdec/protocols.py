@@ -194,7 +194,8 @@ class Bridge(Protocol):
 
 @runtime_checkable
 class Decoder(Protocol):
-    """Turns a condition into captions. Also a torch Module: `log_prob` is its forward, and its parameters are what training moves."""
+    """Turns a condition into captions. Also a torch Module: `log_prob` is its forward, and its parameters are what training moves. One that can
+    generate in bfloat16 has an attribute `dtype`, a torch.dtype and float32 at first; `log_prob` is float32's always."""
 
     dim: int
 
