@@ -1,11 +1,13 @@
 """A search's steps over both decoders, beside the same texts read from their beginning each time."""
 
+import copy
+
 import pytest
 import torch
 
 from capdec.decoders.small_transformer import SmallTransformer
-from capdec.past import STEP, Past, Steps
-from capdec.protocols import Condition
+from capdec.past import STEP, Past, Room, Steps
+from capdec.protocols import Condition, Decoding
 
 DIM = 16
 
@@ -98,3 +100,14 @@ def test_images_that_stay_are_moved_into_the_holes_of_those_that_go():
         assert past.layers[0][0][: len(images), 0, 0, 0].tolist() == [held[image] for image in images]
         assert (past.layers[0][1][: len(images)] == -past.layers[0][0][: len(images)]).all()
         assert (past.layers[0][0].data_ptr() != where) == moved, "only an order that no filling of holes gives is copied whole"
+
+
+def test_a_search_in_memory_that_another_left_finds_the_same(decoder):
+    decoding = Decoding(beams=3, max_tokens=6)
+    decoder.room = Room()
+    alone = decoder.generate(condition(2, prompts=True), decoding)
+    decoder.generate(condition(6), Decoding(beams=5, max_tokens=20))
+    left = {one.data_ptr() for one in decoder.room.free}
+    assert left and decoder.generate(condition(2, prompts=True), decoding) == alone
+    assert {one.data_ptr() for one in decoder.room.free} == left, "it was used again"
+    assert not copy.deepcopy(decoder).room.free

@@ -10,6 +10,8 @@ mask, the places of all it descends from.
 So the beams of an image go through the network as if they were one text, which is what it is fast at, and all attention needs is the mask.
 """
 
+import math
+from contextlib import suppress
 from typing import Protocol, runtime_checkable
 
 import torch
@@ -22,31 +24,34 @@ ROOM = 40  # places that memory is made for at a time, beyond those that are nee
 STEP = 16  # places that are looked at at a time: attention is fastest over whole blocks
 
 
-class Past:
-    """Keys and values of every layer, in memory that is there before it is needed."""
+class Room:
+    """Memory that one search leaves to the next: asking the system for it and clearing it takes longer than what is written there. What it holds is
+    finite, so that a mask can hide it. Searches in several threads may share one."""
 
     def __init__(self) -> None:
-        self.layers: list[tuple[Tensor, Tensor]] = []  # (images, heads, room, width of a head) each
+        self.free: list[Tensor] = []
+
+    def __deepcopy__(self, _: object) -> "Room":
+        return Room()
+
+    def take(self, size: int, like: Tensor) -> Tensor:
+        """At least so many numbers of this kind."""
+        with suppress(IndexError):
+            found = self.free.pop()
+            if len(found) >= size and (found.dtype, found.device) == (like.dtype, like.device):
+                return found
+        return like.new_zeros(size)
+
+
+class Past:
+    """Keys and values of every layer, in memory that is there before it is needed. After `close` it is another one's."""
+
+    def __init__(self, room: Room | None = None) -> None:
+        self.room, self.taken = room or Room(), list[list[Tensor]]()
+        self.layers: list[list[Tensor]] = []  # keys and values: (images, heads, places there is room for, width of a head)
         self.images, self.places = 0, 0
         self.at: Int[Tensor, "A W"] | None = None  # the places of what comes next; None for a prefix, which comes first
         self._rows: dict[tuple[int, int], Tensor] = {}
-
-    def append(
-        self, layer: int, keys: Float[Tensor, "A H W d"], values: Float[Tensor, "A H W d"]
-    ) -> tuple[Float[Tensor, "A H L d"], Float[Tensor, "A H L d"]]:
-        """Writes what is new where `begin` or `next` said, and returns all there is. Layers come in order."""
-        if self.at is None:
-            pair = tuple(one.new_zeros(*one.shape[:2], self.places + ROOM, one.shape[3]) for one in (keys, values))
-            for kept, new in zip(pair, (keys, values), strict=True):
-                kept[:, :, : self.places] = new
-            self.layers.append((pair[0], pair[1]))
-            return keys, values
-        if self.layers[layer][0].shape[2] < self.places:
-            self.layers[layer] = (_longer(self.layers[layer][0], self.places), _longer(self.layers[layer][1], self.places))
-        for kept, new in zip(self.layers[layer], (keys, values), strict=True):
-            kept.view(-1, kept.shape[3]).index_copy_(0, self._flat(kept), new.reshape(-1, new.shape[3]))
-        found = [kept[: self.images, :, : self.places] for kept in self.layers[layer]]
-        return found[0], found[1]
 
     def begin(self, images: int, places: int) -> None:
         """A prefix of so many places comes."""
@@ -56,6 +61,26 @@ class Past:
         """What comes next goes to these places of each image, of which there are so many now."""
         self.at, self.places = at, places
         self._rows.clear()
+
+    def append(
+        self, layer: int, keys: Float[Tensor, "A H W d"], values: Float[Tensor, "A H W d"]
+    ) -> tuple[Float[Tensor, "A H L d"], Float[Tensor, "A H L d"]]:
+        """Writes what is new where `begin` or `next` said, and returns all there is. Layers come in order."""
+        if self.at is None:
+            self.taken.append([])
+            self.layers.append([self._made(layer, one, self.places + ROOM) for one in (keys, values)])
+            for kept, new in zip(self.layers[layer], (keys, values), strict=True):
+                kept[:, :, : self.places] = new
+            return keys, values
+        if self.layers[layer][0].shape[2] < self.places:
+            longer = [self._made(layer, kept, self.places + ROOM) for kept in self.layers[layer]]
+            for kept, old in zip(longer, self.layers[layer], strict=True):
+                kept[:, :, : old.shape[2]] = old
+            self.layers[layer] = longer
+        for kept, new in zip(self.layers[layer], (keys, values), strict=True):
+            kept.view(-1, kept.shape[3]).index_copy_(0, self._flat(kept), new.reshape(-1, new.shape[3]))
+        found = [kept[: self.images, :, : self.places] for kept in self.layers[layer]]
+        return found[0], found[1]
 
     def keep(self, images: Int[Tensor, "A"]) -> None:
         """Image n is now what image images[n] was; the others are forgotten. Where the last ones fill the holes, nothing else is copied."""
@@ -70,23 +95,27 @@ class Past:
                 for kept in pair:
                     kept[into] = kept[source]
             else:
-                self.layers[place] = (pair[0][images], pair[1][images])
+                self.layers[place] = [kept[images] for kept in pair]
+
+    def close(self) -> None:
+        """Leaves its memory to the next."""
+        self.layers.clear()
+        self.room.free.extend(one for taken in self.taken for one in taken)
+        self.taken.clear()
+
+    def _made(self, layer: int, like: Tensor, places: int) -> Tensor:
+        shape = (len(like), like.shape[1], places, like.shape[3])
+        self.taken[layer].append(self.room.take(math.prod(shape), like))
+        return self.taken[layer][-1][: math.prod(shape)].view(shape)
 
     def _flat(self, kept: Tensor) -> Int[Tensor, "rows"]:
-        """The rows of a layer that `at` names, where it is laid out as (images * heads * room, width of a head)."""
+        """The rows of a layer that `at` names, where it is laid out as (images * heads * places, width of a head)."""
         assert self.at is not None
         heads, room = kept.shape[1:3]
         if (heads, room) not in self._rows:
             first = torch.arange(self.images * heads, device=kept.device).view(self.images, heads, 1) * room
             self._rows[heads, room] = (first + self.at.unsqueeze(1)).flatten()
         return self._rows[heads, room]
-
-
-def _longer(kept: Tensor, places: int) -> Tensor:
-    room = max(places, kept.shape[2]) + ROOM
-    longer = kept.new_zeros(*kept.shape[:2], room, kept.shape[3])
-    longer[:, :, : kept.shape[2]] = kept
-    return longer
 
 
 @runtime_checkable
@@ -107,8 +136,8 @@ class Network(Protocol):
 class Steps:
     """generation.Stepper for a network whose attention takes a mask."""
 
-    def __init__(self, network: Network, condition: Condition, dtype: torch.dtype):
-        self.network, self.condition, self.dtype, self.past = network, condition, dtype, Past()
+    def __init__(self, network: Network, condition: Condition, dtype: torch.dtype, past: Past | None = None):
+        self.network, self.condition, self.dtype, self.past = network, condition, dtype, past or Past()
         self.seen = torch.empty(0, 1, 0, dtype=torch.bool)  # (A, W, L)
         self.position = torch.empty(0, 1, dtype=torch.long)  # (A, 1): where the next token stands
 

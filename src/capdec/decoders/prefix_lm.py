@@ -20,7 +20,7 @@ from capdec.errors import DataError, MissingExtra, SettingError
 from capdec.generation import search
 from capdec.inference import for_inference
 from capdec.mapper import Kind, build_mapper, padding_first
-from capdec.past import Past, Steps
+from capdec.past import Past, Room, Steps
 from capdec.protocols import Caption, Condition, Decoding, LogProb
 from capdec.tokens import evenly, pad, written
 
@@ -63,7 +63,7 @@ class PrefixLM(nn.Module):
         self.tokenizer_name, self.sizes = tokenizer, sizes or {}
         mapped = {"prefix": prefix, "clip_length": clip_length, "layers": mapper_layers, "heads": mapper_heads}
         self.mapper_settings: dict[str, Any] = {"kind": mapper, "dim": dim, **mapped}
-        self.dtype = torch.float32
+        self.dtype, self.room = torch.float32, Room()
         self.tokenizer: Any = None
         self.mapper: nn.Module = nn.Identity()  # both are sized by `fit` or `load`
         self.lm: Any = nn.Identity()
@@ -163,8 +163,10 @@ class PrefixLM(nn.Module):
         condition = condition.with_embeddings(condition.embeddings.to(self.dtype))
         ended = min(decoding.max_tokens, self.max_tokens)
         with for_inference(self) as network:
-            steps = Steps(network, condition, self.dtype) if self._takes_masks() else _Rows(network, condition)
+            past = Past(self.room)
+            steps = Steps(network, condition, self.dtype, past) if self._takes_masks() else _Rows(network, condition)
             found = search(steps, replace(decoding, max_tokens=ended), self._end())
+            past.close()
         return [[Caption(self._said(one.tokens, len(one.tokens) < ended), one.score, one.tokens) for one in image] for image in found]
 
     def before_rounding(self) -> None:

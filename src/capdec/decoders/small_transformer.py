@@ -23,7 +23,7 @@ from capdec.errors import DataError, MismatchError, SettingError
 from capdec.generation import search
 from capdec.inference import for_inference
 from capdec.mapper import Kind, build_mapper, padding_first
-from capdec.past import Past, Steps
+from capdec.past import Past, Room, Steps
 from capdec.protocols import Caption, Condition, Decoding, LogProb
 from capdec.tokens import evenly, pad, train_bpe
 
@@ -92,6 +92,7 @@ class SmallTransformer(nn.Module):
         self.dim, self.vocabulary, self.max_tokens, self.start, self.frozen = dim, vocabulary, max_tokens, start, frozen
         self.prefix, self.heads, self.dtype = prefix, heads, torch.float32
         self.output: Tensor | None = None  # of a copy for inference
+        self.room = Room()
         self.tokenizer: Tokenizer | None = None
         self.mapper = build_mapper(mapper, dim, width, prefix, clip_length=prefix, layers=mapper_layers, heads=heads)
         self.words = nn.Embedding(0, width)  # sized by `fit` or `load`; also the output layer
@@ -181,7 +182,10 @@ class SmallTransformer(nn.Module):
             return []
         condition = condition.with_embeddings(condition.embeddings.to(self.dtype))
         with for_inference(self) as network:
-            found = search(Steps(network, condition, self.dtype), replace(decoding, max_tokens=min(decoding.max_tokens, self.max_tokens)), END)
+            past = Past(self.room)
+            steps = Steps(network, condition, self.dtype, past)
+            found = search(steps, replace(decoding, max_tokens=min(decoding.max_tokens, self.max_tokens)), END)
+            past.close()
         return [[Caption(tokenizer.decode(one.tokens).strip(), one.score, one.tokens) for one in image] for image in found]
 
     def read(self, condition: Condition, past: Past) -> tuple[Float[Tensor, "B V"], Bool[Tensor, "B P"]]:
