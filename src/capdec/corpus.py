@@ -11,6 +11,7 @@ photo, and the statistics of unpaired images that some bridges ask for.
 import glob
 import hashlib
 import json
+import os
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from copy import copy
@@ -265,9 +266,10 @@ def encode_photos(
 def opened_photos(
     openers: "Iterable[Callable[[], Image]]", backbone: Backbone, batch: int = PHOTOS, workers: int | None = None
 ) -> "Iterator[list[Image | ImageError]]":
-    """In batches and in order, as small as the backbone sees them where it says so. In threads: while a GPU works on a batch, the next are opened; a
-    processor opens each batch with all its cores, since beside the tower the threads would hold it up for longer than they take."""
-    ahead = 0 if str(getattr(backbone, "device", "cpu")).startswith("cpu") else 2
+    """In batches and in order, as small as the backbone sees them where it says so. In threads: while the backbone works on a batch, the next are
+    opened. Not on two cores: there both are wanted by the tower, and threads beside it hold it up for longer than they take."""
+    on_few_cores = str(getattr(backbone, "device", "cpu")).startswith("cpu") and (os.cpu_count() or 1) <= 2
+    ahead = 0 if on_few_cores else 2
     return open_batches(openers, batch, getattr(backbone, "fit", None), ahead, workers)
 
 
