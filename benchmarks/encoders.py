@@ -1,6 +1,6 @@
 """The backbones' encoders: captions to embeddings, JPEGs to embeddings, against `transformers` as one would call it.
 
-    python benchmarks/encoders.py [results.json [text] [size] [photos] [mini]]
+    python benchmarks/encoders.py [results.json [text] [photos] [mini]]
 
 The model is a ViT-B/32 CLIP with random weights in the hub's own format; captions are random words, as many as people use; photos are cut from
 those that come with scikit-image. Nothing is downloaded.
@@ -19,7 +19,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from PIL import Image
-from side_by_side import DEVICE, Way, best, compare, peak, report, seconds
+from side_by_side import DEVICE, Way, best, compare, report
 from skimage import data
 from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, trainers
 from torch import Tensor
@@ -28,7 +28,7 @@ from transformers import AutoImageProcessor, AutoTokenizer, CLIPConfig, CLIPMode
 import capdec
 from capdec.backbones.huggingface import HuggingFace
 from capdec.backbones.mini import Mini
-from capdec.corpus import Pairs, Photos, embed, embed_photos
+from capdec.corpus import Photos, embed_photos
 from capdec.images import LONGEST_SIDE, open_image
 
 CAPTIONS, BASELINE = 10_000, 256
@@ -140,22 +140,6 @@ def text_row(folder: str) -> dict[str, Any]:
     )
 
 
-def size_rows(folder: str) -> list[dict[str, Any]]:
-    """`corpus.embed`, from strings to shards on disk, once each: what a caption costs in small and large corpora."""
-    half, rows = HuggingFace(folder, device=DEVICE, dtype="bfloat16"), []
-    half.encode_text(captions(500))
-    for number in (1_000, 10_000, 30_000):
-        texts = captions(number)
-        pairs = Pairs(texts, texts, [None] * number)
-        with tempfile.TemporaryDirectory() as store:
-            each = seconds(partial(embed, pairs, half, Path(store) / "store")) / number
-        way = {"name": f"peak memory {peak():,.0f} MiB", "minimum": each, "median": each, "seconds": [each], "aim": 0}
-        rows.append(
-            {"work": f"a corpus of {number:,} captions, embedded and stored", "unit": "captions", "rounds": 1, "equal": "", "note": "", "ways": [way]}
-        )
-    return rows
-
-
 def into_stores(paths: list[str], backbone: Any, folder: Path) -> Callable[[], Any]:
     """A run of `embed_photos` into a new store each time."""
     number = count()
@@ -226,7 +210,7 @@ def mini_row(scratch: Path) -> dict[str, Any]:
 
 
 def main() -> None:
-    asked = set(sys.argv[2:]) or {"text", "size", "photos", "mini"}
+    asked = set(sys.argv[2:]) or {"text", "photos", "mini"}
     rows: list[dict[str, Any]] = []
     with tempfile.TemporaryDirectory() as temporary:
         scratch = Path(temporary)
@@ -239,8 +223,6 @@ def main() -> None:
             rows.append(photos_row(str(folder), scratch))
         if "mini" in asked:
             rows.append(mini_row(scratch))
-        if "size" in asked:
-            rows += size_rows(str(folder))
         report(rows)
 
 
