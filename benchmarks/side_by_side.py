@@ -120,7 +120,10 @@ def _lines(path: str) -> list[str]:
 
 def peak() -> float:
     """MiB: the greatest resident size of this process so far, or on a GPU what was allocated there."""
-    return torch.cuda.max_memory_allocated() / 2**20 if DEVICE == "cuda" else resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**10
+    if DEVICE == "cuda":
+        return torch.cuda.max_memory_allocated() / 2**20
+    known = next((line.split()[1] for line in _lines("/proc/self/status") if line.startswith("VmHWM")), None)  # rusage's begins at the parent's
+    return int(known) / 2**10 if known else resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**10
 
 
 def report(rows: Sequence[dict[str, Any]]) -> None:
