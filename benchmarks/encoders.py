@@ -154,7 +154,7 @@ def photos_row(folder: str, scratch: Path) -> dict[str, Any]:
     expected, opened = plain.photos(some), [open_image(path) for path in some]
     torch.testing.assert_close(full.encode_image(opened, normalize=False).cpu(), expected, rtol=1e-4, atol=1e-4)
     assert full.frame and half.frame
-    steps = np.abs(np.stack([np.int32(full.fit(photo)) - np.int32(half.fit(photo)) for photo in opened]))
+    steps = np.abs(np.stack([np.int32(full.fit_photo(photo)) - np.int32(half.fit_photo(photo)) for photo in opened]))
     assert steps.max() <= 1
     cosine = worst_cosine(half.encode_image(opened).cpu(), expected)
     assert cosine >= 0.9999, cosine
@@ -187,7 +187,7 @@ def mini_row(scratch: Path) -> dict[str, Any]:
     full, half = Mini(device=DEVICE), Mini(device=DEVICE)
     half.dtype = "bfloat16"
     opened = [open_image(path) for path in paths]
-    fitted = [full.fit(photo) for photo in opened]
+    fitted = [full.fit_photo(photo) for photo in opened]
     cosine = worst_cosine(half.encode_image(fitted), full.encode_image(fitted))
     assert cosine >= 0.9999, cosine
 

@@ -1,6 +1,8 @@
 """The copy that infers computes what its network does."""
 
 import copy
+import pickle
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 import torch
@@ -43,6 +45,9 @@ def given(count=8):
 @pytest.mark.parametrize("decoding", [Decoding(beams=3, captions=2, max_tokens=8), Decoding("greedy", max_tokens=8)], ids=["beam", "greedy"])
 def test_captions_in_bfloat16_are_scored_as_the_network_scores_them(tmp_path, build, decoding):
     decoder = build(tmp_path).eval()
+    if build is small:
+        with torch.no_grad():
+            decoder.words.weight[1] += decoder.norm.weight  # the end is likely
     decoder.dtype = torch.bfloat16
     found = decoder.generate(given(), decoding)
     for place in range(decoding.captions):
@@ -90,6 +95,40 @@ def test_what_is_done_before_rounding_changes_no_probability(tmp_path, build):
         torch.testing.assert_close(one, other, rtol=1e-5, atol=1e-4)
 
 
+@pytest.mark.parametrize("build", [small, prefix_lm])
+def test_a_decoder_that_generated_in_bfloat16_can_be_copied_and_sent(tmp_path, build):
+    decoder = build(tmp_path).eval()
+    decoder.dtype = torch.bfloat16
+    found = decoder.generate(given(), Decoding("greedy", max_tokens=6))
+    for other in (copy.deepcopy(decoder), pickle.loads(pickle.dumps(decoder))):
+        assert not other.room.free and other.generate(given(), Decoding("greedy", max_tokens=6)) == found
+
+
+def test_the_optimizer_s_step_is_a_change_of_weights(tmp_path):
+    decoder = small(tmp_path).eval()
+    decoder.dtype = torch.bfloat16
+    optimizer = torch.optim.AdamW(decoder.parameters(), lr=0.1, fused=True)
+    with for_inference(decoder) as before:
+        pass
+    total, _ = decoder.log_prob(given(2), CAPTIONS[:2])
+    (-total.sum()).backward()
+    optimizer.step()
+    with for_inference(decoder) as after:
+        assert after is not before
+
+
+def test_threads_share_one_copy(tmp_path):
+    decoder = small(tmp_path).eval()
+    decoder.dtype = torch.bfloat16
+    decoding = Decoding(beams=3, max_tokens=8)
+    alone = [decoder.generate(given(count), decoding) for count in (1, 2, 5, 8)]
+    decoder.dtype = torch.float32
+    decoder.generate(given(1), decoding)  # which lets go of the copy
+    decoder.dtype = torch.bfloat16
+    with ThreadPoolExecutor(4) as pool:
+        assert list(pool.map(lambda count: decoder.generate(given(count), decoding), (1, 2, 5, 8))) == alone
+
+
 @packing
 @torch.no_grad()
 def test_packed_layers_are_linear_layers_and_the_activations_behind_them():
@@ -135,12 +174,14 @@ def test_a_captioner_computes_in_what_is_asked_and_goes_back(tmp_path):
 
     captioner = Captioner.load(dtype="bfloat16")
     print_before = captioner.fingerprint
-    assert captioner.decoder.dtype == torch.bfloat16
+    assert captioner.decoder.dtype == torch.bfloat16 and captioner.backbone.dtype == "bfloat16"
     rows = F.normalize(torch.randn(4, captioner.backbone.dim, generator=torch.Generator().manual_seed(0)), dim=-1)
     half = captioner.caption_embeddings(rows)
     captioner.compute_in("float32")
     assert captioner.decoder.dtype == torch.float32 and captioner.fingerprint == print_before
     plain = captioner.caption_embeddings(rows)
-    assert [one.score for one in half] == pytest.approx([one.score for one in plain], abs=0.1)
+    scores = [one.score for one in plain]
+    assert [one.score for one in half] == pytest.approx(scores, abs=0.1) and [one.score for one in half] != scores
+    assert captioner.backbone.dtype == "float32"
     with pytest.raises(SettingError, match="float64"):
         captioner.compute_in("float64")

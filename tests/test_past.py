@@ -111,3 +111,10 @@ def test_a_search_in_memory_that_another_left_finds_the_same(decoder):
     assert left and decoder.generate(condition(2, prompts=True), decoding) == alone
     assert {one.data_ptr() for one in decoder.room.free} == left, "it was used again"
     assert not copy.deepcopy(decoder).room.free
+
+
+def test_memory_that_may_hold_no_numbers_is_not_left(tmp_path):
+    decoder = small(tmp_path)
+    broken = Condition.of(torch.full((2, 1, DIM), torch.nan))
+    decoder.generate(broken, Decoding(beams=3, max_tokens=6))
+    assert not decoder.room.free

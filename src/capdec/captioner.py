@@ -250,20 +250,21 @@ class Captioner:
         decoding = Decoding(**config["decoding"])
         normalize = config.get("normalize", True)
         made = cls(backbone, bridges, decoder.eval().to(device), spec, decoding, config.get("text", ()), given, recipe, normalize)
-        made.compute_in(dtype)
+        if dtype != "float32":
+            made.compute_in(dtype)
         return made
 
     def compute_in(self, dtype: str) -> None:
         """Captions from here on are computed in "float32", "bfloat16" or, "auto", the faster of them; weights and fingerprints stay as they are, and
         so does a backbone that was made for bfloat16. A part without a `dtype` goes on as it is. Raises SettingError for another."""
         chosen = precision(dtype, getattr(self.backbone, "device", "cpu"))
-        if self._backbone_dtype is not None:
+        if self._backbone_dtype in ("float32", "bfloat16"):
             setattr(self.backbone, "dtype", "bfloat16" if chosen == "bfloat16" else self._backbone_dtype)  # noqa: B010
         for bridge in self.bridges:
-            if hasattr(bridge, "dtype"):
+            if getattr(bridge, "dtype", None) in ("float32", "bfloat16"):
                 setattr(bridge, "dtype", chosen)  # noqa: B010
-        if hasattr(self.decoder, "dtype"):
-            self.decoder.dtype = getattr(torch, chosen)
+        if getattr(self.decoder, "dtype", None) in (torch.float32, torch.bfloat16):
+            setattr(self.decoder, "dtype", getattr(torch, chosen))  # noqa: B010
 
     def push_to_hub(self, repository: str, folder: Path | str, private: bool = False) -> str:
         """Uploads a saved folder (weights, card and scores) to the Hugging Face hub and returns its address. Raises MissingExtra."""

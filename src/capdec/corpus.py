@@ -269,8 +269,9 @@ def opened_photos(
     """In batches and in order, as small as the backbone sees them where it says so. In threads: while the backbone works on a batch, the next are
     opened. Not on two cores: there both are wanted by the tower, and threads beside it hold it up for longer than they take."""
     on_few_cores = str(getattr(backbone, "device", "cpu")).startswith("cpu") and (os.cpu_count() or 1) <= 2
-    ahead = 0 if on_few_cores else 2
-    return open_batches(openers, batch, getattr(backbone, "fit", None), ahead, workers)
+    fit = getattr(backbone, "fit_photo", None)
+    ahead = 0 if on_few_cores or fit is None else 2  # photos at their full size are many bytes
+    return open_batches(openers, batch, fit, ahead, workers)
 
 
 def embed_photos(
@@ -324,6 +325,8 @@ def _fill(
 ) -> None:
     """Writes the shards that are not there yet; `encode(start, end)` gives rows of any length, `at_once` at most."""
     manifest = {"format_version": 1, "backbone": backbone.fingerprint, **what, "rows": rows, "dim": dim, "shard": SHARD}
+    if getattr(backbone, "dtype", "float32") == "bfloat16":  # of which a fingerprint need not know
+        manifest["computed_in"] = "bfloat16"
     path = folder / "manifest.json"
     if path.is_file():
         found = json.loads(path.read_text(encoding="utf-8"))

@@ -82,13 +82,6 @@ def check(decoding: Decoding) -> None:
         raise SettingError(f"top_p lies in (0, 1] and temperature above 0; top_p = {decoding.top_p}, temperature = {decoding.temperature} came.")
 
 
-def _log_probs(logits: Tensor, sequences: Tensor, no_repeat: int) -> Float[Tensor, "R V"]:
-    """In fp32, where what would repeat an n-gram of its own sequence is -inf."""
-    scores = torch.log_softmax(logits.float(), dim=-1)
-    scores[_repeats(sequences, no_repeat)] = -torch.inf
-    return scores
-
-
 def _repeats(sequences: Int[Tensor, "R t"], no_repeat: int) -> tuple[Int[Tensor, "N"], Int[Tensor, "N"]]:
     """Row and token of whatever would end an n-gram that its sequence has already."""
     length = sequences.shape[1]
@@ -109,7 +102,7 @@ def _best(logits: Float[Tensor, "R V"], sequences: Int[Tensor, "R t"], no_repeat
     vocabulary = logits.shape[1]
     count = min(count, vocabulary)
     blocks = -(-vocabulary // BLOCK)
-    rows = max(1, LOGITS // vocabulary)
+    rows = max(1, LOGITS // vocabulary) if logits.is_cpu else max(1, len(logits))
     room = torch.empty(min(rows, len(logits)), blocks * BLOCK, device=logits.device)
     found = []
     for part, said in zip(logits.split(rows), sequences.split(rows), strict=True):
@@ -201,7 +194,7 @@ def _one_by_one(stepper: Stepper, decoding: Decoding, end: int) -> list[list[Fou
     logits = stepper.begin()
     images, width, device = len(logits), decoding.captions, logits.device
     owner = [image for image in range(images) for _ in range(width)]
-    pick = _greedy if decoding.strategy == "greedy" else _nucleus(decoding, images)
+    pick = _greedy(decoding) if decoding.strategy == "greedy" else _nucleus(decoding, images)
     alive = torch.arange(len(owner), device=device).view(images, width)  # which of the rows we began with each row is
     texts: list[list[int]] = [[] for _ in owner]
     totals = torch.zeros(len(owner), device=device)
@@ -211,10 +204,8 @@ def _one_by_one(stepper: Stepper, decoding: Decoding, end: int) -> list[list[Fou
     logits = logits[parents.flatten()]
     for length in range(1, decoding.max_tokens + 1):
         rows = alive.flatten()
-        scores = _log_probs(logits, sequences, decoding.no_repeat_ngram_size)
-        tokens = pick(scores, rows, length)
-        said = ~ended[rows]
-        totals[rows] += torch.where(said, scores.gather(1, tokens.unsqueeze(1)).squeeze(1), 0.0)
+        tokens, scores = pick(logits, sequences, rows)
+        totals[rows] += torch.where(ended[rows], 0.0, scores)
         ended[rows] |= tokens == end
         for row, token, new in zip(rows.tolist(), tokens.tolist(), (~ended[rows]).tolist(), strict=True):
             if new:
@@ -234,22 +225,33 @@ def _one_by_one(stepper: Stepper, decoding: Decoding, end: int) -> list[list[Fou
     return [sorted(sequences, key=lambda one: -one.score) for sequences in found]
 
 
-def _greedy(scores: Tensor, rows: Tensor, length: int) -> Tensor:
-    return scores.argmax(-1)
+Pick = Callable[[Tensor, Tensor, Tensor], tuple[Int[Tensor, "R"], Float[Tensor, "R"]]]
+"""From logits, what was said and which rows these are: a token each, and its log-probability."""
 
 
-def _nucleus(decoding: Decoding, images: int) -> Callable[[Tensor, Tensor, int], Tensor]:
+def _greedy(decoding: Decoding) -> Pick:
+    def pick(logits: Tensor, sequences: Tensor, rows: Tensor) -> tuple[Tensor, Tensor]:
+        scores, tokens = _best(logits, sequences, decoding.no_repeat_ngram_size, 1)
+        return tokens[:, 0], scores[:, 0]
+
+    return pick
+
+
+def _nucleus(decoding: Decoding, images: int) -> Pick:
     """Draws by inverting the cumulative distribution. Image i draws from a generator of its own, seeded with seed + i."""
     draws = np.stack([np.random.default_rng(decoding.seed + i).random((decoding.captions, decoding.max_tokens)) for i in range(images)])
     uniform = torch.from_numpy(draws.reshape(-1, decoding.max_tokens))
 
-    def pick(scores: Tensor, rows: Tensor, length: int) -> Tensor:
+    def pick(logits: Tensor, sequences: Tensor, rows: Tensor) -> tuple[Tensor, Tensor]:
+        scores = torch.log_softmax(logits.float(), dim=-1)
+        scores[_repeats(sequences, decoding.no_repeat_ngram_size)] = -torch.inf
         ordered, index = (scores.double() / decoding.temperature).softmax(-1).sort(-1, descending=True)
         before = ordered.cumsum(-1) - ordered  # probability of what is likelier
         ordered = ordered.masked_fill(before >= decoding.top_p, 0)
         cumulative = ordered.cumsum(-1)
-        threshold = uniform[rows.cpu(), length - 1].to(scores.device).unsqueeze(1) * cumulative[:, -1:]
+        threshold = uniform[rows.cpu(), sequences.shape[1]].to(scores.device).unsqueeze(1) * cumulative[:, -1:]
         place = torch.searchsorted(cumulative, threshold, right=True).clamp(max=scores.shape[-1] - 1)
-        return index.gather(1, place).squeeze(1)
+        tokens = index.gather(1, place)
+        return tokens.squeeze(1), scores.gather(1, tokens).squeeze(1)
 
     return pick

@@ -8,7 +8,9 @@ again where it does not have to lay out the weights anew for each product.
 import copy
 from collections.abc import Iterator
 from contextlib import contextmanager
+from threading import Lock
 from typing import Any
+from weakref import WeakKeyDictionary
 
 import torch
 from jaxtyping import Float
@@ -18,24 +20,37 @@ SHARED = ("tokenizer",)  # what a copy has in common with its network
 ROWS = 160  # of a product that weights are laid out for; others are served as well
 
 
+_copies: WeakKeyDictionary[Any, tuple[list[Any], Any]] = WeakKeyDictionary()
+_making = Lock()
+
+
 @contextmanager
 def for_inference(network: Any) -> Iterator[Any]:
-    """`network` in evaluation mode; where its `dtype` is not float32, its copy in that, which is made anew where the weights have changed. The copy's
-    `before_rounding` is called before its weights are."""
+    """`network` in evaluation mode; where its `dtype` is not float32, its copy in that, which is made anew where parameters have changed. The copy's
+    `before_rounding` is called before its weights are. The copy lives as long as its network, or until that is asked for in float32."""
     if network.dtype != torch.float32:
-        weights = [network.dtype, *((one.data_ptr(), 0 if one.is_inference() else one._version) for one in network.parameters())]
-        made = network.__dict__.get("_copy")
-        if made is None or made[0] != weights:
-            network.__dict__.pop("_copy", None)
-            made = network.__dict__["_copy"] = (weights, _copied(network))
+        weights = _told_apart(network)
+        with _making:
+            made = _copies.get(network)
+            if made is None or made[0] != weights:
+                _copies.pop(network, None)
+                made = _copies[network] = (weights, _copied(network))
         yield made[1]
         return
+    _copies.pop(network, None)
     was_training = network.training
     network.eval()
     try:
         yield network
     finally:
         network.train(was_training)
+
+
+def _told_apart(network: Any) -> list[Any]:
+    """Differs where weights do: by where they lie, their versions, and, since fused optimizers do not count those, a number of each."""
+    weights = [weight.detach() for weight in network.parameters()]
+    versions = [(weight.data_ptr(), 0 if weight.is_inference() else weight._version) for weight in weights]
+    return [network.dtype, versions, torch.stack([weight.flatten()[weight.numel() // 2].float() for weight in weights if weight.numel()]).tolist()]
 
 
 def _copied(network: Any) -> Any:
@@ -74,7 +89,7 @@ class Packed(nn.Module):
 def _pack(module: nn.Module) -> None:
     """Every linear layer in it, and the activation that follows one with it."""
     if isinstance(module, nn.TransformerEncoderLayer | nn.TransformerDecoderLayer | nn.MultiheadAttention):
-        return  # which reach into their layers' weights
+        return  # which may reach into their layers' weights
     children = dict(module.named_children())
     followed = dict(zip(children, [*children][1:], strict=False)) if isinstance(module, nn.Sequential) else {"c_fc": "act"}  # GPT-2's MLP
     for name, child in children.items():

@@ -57,7 +57,7 @@ def soft_nearest(
     bfloat16, and temperatures from COLDEST (a query's rounding moves a cosine by some 5e-5) to HOTTEST (beyond it rows that lie evenly round zero
     nearly cancel out). Elsewhere the exact sum is made.
     """
-    fast = dtype == "bfloat16" and rows.dtype == torch.bfloat16 and queries.is_cpu and fast_bfloat16("cpu")
+    fast = dtype == "bfloat16" and rows.dtype == torch.bfloat16 and queries.dtype == torch.float32 and queries.is_cpu and fast_bfloat16("cpu")
     fast = fast and len(rows) >= FEWEST and COLDEST <= temperature <= HOTTEST
     mean = _attended if fast else _mean
     parts = _in_parts(queries, unseen)
@@ -100,7 +100,8 @@ def _attended(
         )
         means, weights = means[0].to(queries.dtype), weights[0]  # (blocks, B, D), (blocks, B)
         if hidden is not None:
-            weights = weights.masked_fill(hidden.all(-1), -torch.inf)  # it says 0 there
+            nothing = hidden.all(-1)  # what it says there is no matter
+            means, weights = means.masked_fill(nothing.unsqueeze(-1), 0), weights.masked_fill(nothing, -torch.inf)
         before, weight = weight, torch.logaddexp(weight, weights.logsumexp(0))
         level = weight.clamp(min=torch.finfo(queries.dtype).min)
         total = total * (before - level).exp().unsqueeze(1) + torch.einsum("hb,hbd->bd", (weights - level).exp(), means)

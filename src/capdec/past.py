@@ -1,8 +1,8 @@
 """What a search has read and said, as a language model's keys and values, and the steps of a search over them.
 
 Every image has places. First come those of its prefix, once, however many beams read it; what is said goes behind them, a place for each beam and
-step, or where there was something that no beam continues any more. Nothing else is ever moved: a beam that continues another one sees, through a
-mask, the places of all it descends from.
+step, or where there was something that no beam continues any more. Nothing is moved while its image is searched: a beam that continues another one
+sees, through a mask, the places of all it descends from.
 
     p p p p | a b c | d e f      three beams, two steps. d and e continue b: they see p p p p b and themselves; f sees p p p p c and itself
     p p p p | g b c | d e f      the third step writes over a, which none of d, e and f descends from
@@ -11,6 +11,7 @@ So the beams of an image go through the network as if they were one text, which 
 """
 
 import math
+from collections.abc import Sequence
 from contextlib import suppress
 from typing import Protocol, runtime_checkable
 
@@ -18,6 +19,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
+from capdec.generation import Found
 from capdec.protocols import Condition
 
 ROOM = 40  # places that memory is made for at a time, beyond those that are needed
@@ -26,13 +28,13 @@ STEP = 16  # places that are looked at at a time: attention is fastest over whol
 
 class Room:
     """Memory that one search leaves to the next: asking the system for it and clearing it takes longer than what is written there. What it holds is
-    finite, so that a mask can hide it. Searches in several threads may share one."""
+    finite, so that a mask can hide it. Searches in several threads may share one. It keeps what the largest search took."""
 
     def __init__(self) -> None:
         self.free: list[Tensor] = []
 
-    def __deepcopy__(self, _: object) -> "Room":
-        return Room()
+    def __reduce__(self) -> "tuple[type[Room], tuple[()]]":
+        return Room, ()  # a copy begins empty
 
     def take(self, size: int, like: Tensor) -> Tensor:
         """At least so many numbers of this kind."""
@@ -90,17 +92,19 @@ class Past:
         if not len(into):
             return
         source = images[into]
+        fills_holes = bool((source >= count).all())
         for place, pair in enumerate(self.layers):
-            if bool((source >= count).all()):
+            if fills_holes:
                 for kept in pair:
                     kept[into] = kept[source]
             else:
                 self.layers[place] = [kept[images] for kept in pair]
 
-    def close(self) -> None:
-        """Leaves its memory to the next."""
+    def close(self, found: Sequence[Sequence[Found]]) -> None:
+        """Leaves its memory to the next search, unless what this one found says that there may be numbers in it that are none."""
         self.layers.clear()
-        self.room.free.extend(one for taken in self.taken for one in taken)
+        if all(image and all(math.isfinite(one.score) for one in image) for image in found):
+            self.room.free.extend(one for taken in self.taken for one in taken)
         self.taken.clear()
 
     def _made(self, layer: int, like: Tensor, places: int) -> Tensor:

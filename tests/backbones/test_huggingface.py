@@ -233,12 +233,12 @@ def test_photos_are_prepared_as_the_processor_does_to_the_bit(checkpoint, reques
     backbone = HuggingFace(str(request.getfixturevalue(checkpoint)))
     theirs = backbone.processor(images=[image.convert("RGB") for image in photos()], return_tensors="pt")["pixel_values"]
     assert torch.equal(backbone.frame.pixels(photos()), theirs)
-    assert torch.equal(backbone.encode_image([backbone.fit(image) for image in photos()]), backbone.encode_image(photos()))
+    assert torch.equal(backbone.encode_image([backbone.fit_photo(image) for image in photos()]), backbone.encode_image(photos()))
 
 
 def test_what_is_more_than_resizing_and_cutting_is_left_to_the_processor(siglip2_folder, clip_folder, tmp_path):
     patches = HuggingFace(str(siglip2_folder))
-    assert patches.frame is None and patches.fit(photos()[0]).size == photos()[0].size
+    assert patches.frame is None and patches.fit_photo(photos()[0]).size == photos()[0].size
     changed = shutil.copytree(clip_folder, tmp_path / "changed")
     settings = json.loads((changed / "preprocessor_config.json").read_text())
     (changed / "preprocessor_config.json").write_text(json.dumps({**settings, "rescale_factor": 1 / 127}))

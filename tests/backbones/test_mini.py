@@ -92,5 +92,5 @@ def test_bfloat16_is_set_on_the_object_and_keeps_fingerprint_and_cosine():
 
 def test_a_fitted_photo_is_embedded_as_the_photo_is():
     mini, photo = Mini(), Image.effect_noise((300, 200), 90)
-    assert mini.fit(photo).size == (128, 128)
-    assert torch.equal(mini.encode_image([mini.fit(photo)]), mini.encode_image([photo]))
+    assert mini.fit_photo(photo).size == (128, 128)
+    assert torch.equal(mini.encode_image([mini.fit_photo(photo)]), mini.encode_image([photo]))

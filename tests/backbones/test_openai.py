@@ -73,7 +73,7 @@ def test_bfloat16_keeps_a_cosine_of_0_9999(twins, tmp_path):
         full, half = OpenAI(str(folder)), OpenAI(str(folder), dtype="bfloat16")
         assert (half.encode_text(CAPTIONS) * full.encode_text(CAPTIONS)).sum(-1).min() > 0.9999
         assert (half.encode_image(photos()) * full.encode_image(photos())).sum(-1).min() > 0.999
-        assert torch.equal(full.encode_image([full.fit(photo) for photo in photos()]), full.encode_image(photos()))
+        assert torch.equal(full.encode_image([full.fit_photo(photo) for photo in photos()]), full.encode_image(photos()))
 
 
 def test_longer_captions_are_cut_and_counted_as_transformers_does(twins):

@@ -13,6 +13,7 @@ from transformers import (
     CohereConfig,
     Gemma2Config,
     GPT2Config,
+    GPTNeoConfig,
     LlamaConfig,
     OPTConfig,
     PreTrainedTokenizerFast,
@@ -31,6 +32,9 @@ FAMILIES = {
     "opt": lambda **rest: OPTConfig(**PLACES, ffn_dim=64, word_embed_proj_dim=32, **rest),
     "llama": lambda **rest: LlamaConfig(**PLACES, intermediate_size=64, num_key_value_heads=1, **rest),
     "bloom": lambda **rest: BloomConfig(hidden_size=32, n_layer=2, n_head=2, **rest),  # knows positions by a bias, so that it steps row by row
+    "gpt_neo": lambda **rest: GPTNeoConfig(  # whose attention has a mask of its own
+        hidden_size=32, num_layers=2, num_heads=2, attention_types=[[["global"], 2]], max_position_embeddings=64, **rest
+    ),
     "qwen2": lambda **rest: Qwen2Config(**PLACES, intermediate_size=64, num_key_value_heads=1, **rest),
 }
 
@@ -128,7 +132,15 @@ def test_beam_search_is_that_of_transformers(decoder, decoding):
 
 
 def test_a_family_steps_as_its_attention_allows(decoder):
-    assert decoder._takes_masks() == (decoder.lm.config.model_type != "bloom")
+    assert decoder._takes_masks() == (decoder.lm.config.model_type not in ("bloom", "gpt_neo"))
+
+
+def test_beam_search_behind_prompts_of_several_lengths_is_that_of_transformers(decoder):
+    decoding = Decoding(beams=4, captions=3, max_tokens=10, no_repeat_ngram_size=2)
+    given = replace(condition(3), prompts=("dogs", "a man and a horse", ""))
+    for image, (rows, scores) in zip(decoder.generate(given, decoding), reference(decoder, given, decoding), strict=True):
+        assert [one.tokens for one in image] == rows
+        assert [one.score for one in image] == pytest.approx(scores, abs=1e-4)
 
 
 def test_the_captions_compared_end_early_and_late(decoder):

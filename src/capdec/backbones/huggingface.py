@@ -123,7 +123,7 @@ class HuggingFace:
             embeddings[start : start + self.batch] = self._embed_images(images[start : start + self.batch])[0]
         return F.normalize(embeddings, dim=-1) if normalize else embeddings
 
-    def fit(self, image: "Image") -> "Image":
+    def fit_photo(self, image: "Image") -> "Image":
         """The photo itself where its preparation is more than resizing and cutting."""
         return image if self.frame is None else self.frame.fit(image)
 
@@ -321,7 +321,7 @@ def frame_of(processor: Any, fast: bool) -> Frame | None:
         return None
     frame = Frame(width, height, not short, tuple(said["image_mean"]), tuple(said["image_std"]), int(said["resample"]))
     noise = [
-        Image.effect_noise(edges, 90).convert("RGB")
+        Image.merge("RGB", [Image.effect_noise(edges, 90) for _ in range(3)])
         for edges in ((2 * width + 7, height + 60), (width + 3, 3 * height), (width // 2, width // 3 + 1))
     ]
     try:

@@ -176,7 +176,7 @@ class Mini:
         with self._precision():
             return self._joined([self.model.image_embeddings(part.to(self.device).float() / 255).float() for part in pixels], normalize)
 
-    def fit(self, image: Image.Image) -> Image.Image:
+    def fit_photo(self, image: Image.Image) -> Image.Image:
         return squeeze(image)
 
     def _precision(self) -> torch.autocast:

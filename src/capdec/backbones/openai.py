@@ -293,7 +293,7 @@ class OpenAI:
                 embeddings[start : start + len(pixels)] = self.model.visual(pixels).float()
         return F.normalize(embeddings, dim=-1) if normalize else embeddings
 
-    def fit(self, image: "Image") -> "Image":
+    def fit_photo(self, image: "Image") -> "Image":
         return self.frame.fit(image)
 
     def _precision(self) -> torch.autocast:

@@ -166,14 +166,15 @@ class PrefixLM(nn.Module):
             past = Past(self.room)
             steps = Steps(network, condition, self.dtype, past) if self._takes_masks() else _Rows(network, condition)
             found = search(steps, replace(decoding, max_tokens=ended), self._end())
-            past.close()
+            past.close(found)
         return [[Caption(self._said(one.tokens, len(one.tokens) < ended), one.score, one.tokens) for one in image] for image in found]
 
     def before_rounding(self) -> None:
         """What all tokens' output weights have in common moves all logits alike, which no probability sees. But it makes GPT-2's so large that
         bfloat16 rounds them to quarters: it is taken away, unless logits are bent before they are compared."""
-        head = self.lm.get_output_embeddings()
-        if isinstance(head, torch.nn.Linear) and getattr(self.lm.config, "final_logit_softcapping", None) is None:
+        head, config = self.lm.get_output_embeddings(), self.lm.config.get_text_config().to_dict()
+        bent = any("softcap" in name.replace("_", "") and value for name, value in config.items())
+        if isinstance(head, torch.nn.Linear) and not bent:
             head.weight = torch.nn.Parameter(head.weight - head.weight.mean(0), requires_grad=False)
 
     def _takes_masks(self) -> bool:
@@ -181,6 +182,7 @@ class PrefixLM(nn.Module):
         from transformers.cache_utils import DynamicCache, DynamicLayer
 
         told = "position_ids" in inspect.signature(self.lm.forward).parameters and not getattr(self.lm.config, "alibi", False)
+        told = told and self.lm.config._attn_implementation == "sdpa"  # others may take no such mask, or (GPT-Neo) add one of their own
         return told and all(type(layer) is DynamicLayer for layer in DynamicCache(config=self.lm.config).layers)
 
     def read(self, condition: Condition, past: Past) -> tuple[Float[Tensor, "B V"], Bool[Tensor, "B P"]]:

@@ -185,7 +185,7 @@ class SmallTransformer(nn.Module):
             past = Past(self.room)
             steps = Steps(network, condition, self.dtype, past)
             found = search(steps, replace(decoding, max_tokens=min(decoding.max_tokens, self.max_tokens)), END)
-            past.close()
+            past.close(found)
         return [[Caption(tokenizer.decode(one.tokens).strip(), one.score, one.tokens) for one in image] for image in found]
 
     def read(self, condition: Condition, past: Past) -> tuple[Float[Tensor, "B V"], Bool[Tensor, "B P"]]:
