@@ -181,11 +181,12 @@ def row(name: str, folder: Path, peaks: dict[tuple[str, str], float], many: int,
     for loop, steps in (("ours", many), ("released", few)):
         run, plan = getattr(setting, loop)(setting.plan), setting.plan
         dtype = plan.dtype if loop == "ours" else "float32"
-        label = f"{loop if loop == 'ours' else 'the released loop, restated'}, {dtype}, batch {plan.batch}, at most {peaks[name, loop]:,.0f} MiB"
+        label = f"{loop if loop == 'ours' else 'the released loop, restated'}, {dtype}, batch {plan.batch}"
         flops = setting.flops(many) * steps / many
         ways.append(Way(label, lambda run=run, steps=steps: [next(run) for _ in range(steps)], steps * plan.batch, flops, dtype=dtype))
     ways[1].aim = 5
-    note = "matrix: FLOPs of the model's mathematics alone, so the released loop's padding counts as nothing"
+    memory = ", ".join(f"{loop} {peaks[name, loop]:,.0f} MiB" for loop in ("ours", "released"))
+    note = f"at most {memory}; of the matrix rate: the mathematics' FLOPs alone, so the released loop's padding counts as nothing"
     return compare(f"training, {name}", "captions", ways[0], ways[1:], rounds, equal, note)
 
 
