@@ -14,7 +14,7 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from side_by_side import DEVICE, Way, best, compare, report
+from side_by_side import DEVICE, Way, best, compare, report, with_threads
 from torch import Tensor
 
 from capdec.decoders.prefix_lm import PrefixLM
@@ -117,20 +117,9 @@ def main() -> None:
     assert apart < 0.02, f"in bfloat16 our captions' scores are {apart:.3f} nats a token from float32's"
     equal = f"captions equal in float32; in bfloat16 ours score within {apart:.4f} nats a token of them"
 
-    def threads(run: Callable[[], Any], count: int) -> Callable[[], Any]:
-        def limited() -> Any:
-            before = torch.get_num_threads()
-            torch.set_num_threads(count)
-            try:
-                return run()
-            finally:
-                torch.set_num_threads(before)
-
-        return limited
-
     one = conditions(1)
     every = torch.get_num_threads()
-    authors = best([Way("the released search", threads(lambda: released(plain, one), count), 1) for count in sorted({1, every})])
+    authors = best([Way("the released search", with_threads(lambda: released(plain, one), count), 1) for count in sorted({1, every})])
     rows = []
     for batch in BATCHES:
         some = conditions(batch)

@@ -19,6 +19,7 @@ import torch
 import torch.nn.functional as F
 from side_by_side import machine, peak, seconds
 
+from capdec.drawing import COLOURS, require, save
 from capdec.precision import precision
 from capdec.protocols import Condition, Decoding
 
@@ -80,16 +81,12 @@ def point(axis: str, size: int) -> dict[str, float]:
 
 
 def picture(found: dict[str, list[dict[str, float]]], path: str) -> None:
-    import matplotlib
-
-    matplotlib.use("svg")
-    import matplotlib.pyplot as plt
-
-    figure, panels = plt.subplots(2, len(AXES), figsize=(3.1 * len(AXES), 5), sharex="col", constrained_layout=True)
+    figure = require(path)(figsize=(3.1 * len(AXES), 5), layout="constrained")
+    panels = figure.subplots(2, len(AXES), sharex="col")
     for column, (axis, points) in enumerate(found.items()):
         sizes = [one["size"] for one in points]
         for panel, values in zip(panels[:, column], ([1000 * one["seconds"] for one in points], [one["peak"] for one in points]), strict=True):
-            panel.plot(sizes, values, "o-", color="#355c7d", markersize=4)
+            panel.plot(sizes, values, "o-", color=COLOURS[1], markersize=4)
             panel.set_ylim(0, 1.15 * max(values))
             panel.set_xscale("log" if axis in ("batch", "corpus") else "linear")
             panel.grid(alpha=0.25)
@@ -97,7 +94,7 @@ def picture(found: dict[str, list[dict[str, float]]], path: str) -> None:
         panels[1, column].set_xlabel(AXES[axis][0])
     panels[0, 0].set_ylabel("ms each")
     panels[1, 0].set_ylabel("peak memory, MiB")
-    figure.savefig(path, metadata={"Date": None})
+    save(figure, path)
 
 
 def main() -> None:

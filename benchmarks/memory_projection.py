@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from side_by_side import Way, best, compare, peak, report
+from side_by_side import Way, best, compare, peak, report, with_threads
 from torch import Tensor
 
 from capdec.bridges.memory_projection import MemoryProjection
@@ -61,14 +61,6 @@ def whole(queries: Tensor, every: Tensor) -> Tensor:
     return F.normalize((queries @ every.T / TEMPERATURE).softmax(-1) @ every, dim=-1)
 
 
-def threaded(threads: int, queries: Tensor, every: Tensor) -> Tensor:
-    before = torch.get_num_threads()
-    torch.set_num_threads(threads)
-    found = whole(queries, every)
-    torch.set_num_threads(before)
-    return found
-
-
 def sought(index: Any, queries: Tensor, every: Tensor, count: int) -> Tensor:
     cosines, places = map(torch.from_numpy, index.search(queries.numpy(), count))
     some = zip((cosines / TEMPERATURE).softmax(-1), places, strict=True)
@@ -96,7 +88,7 @@ def measured(count: int, batch: int, note: str = "", seek: bool = False) -> dict
     ours = Way("ours, bfloat16", lambda: projected(made["bfloat16"], queries), batch, 4 * batch * count * DIM, rows.nbytes)
     plain = Way("ours, float32 (the default)", lambda: projected(made["float32"], queries), batch, ours.flops, rows.nbytes, "float32")
     names = [(threads, f"one softmax in float32, {threads} thread{'s' * (threads > 1)}") for threads in {1, torch.get_num_threads()}]
-    softmax = best([Way(name, lambda threads=threads: threaded(threads, queries, every), batch, ours.flops, 0, "float32") for threads, name in names])
+    softmax = best([Way(name, with_threads(lambda: whole(queries, every), threads), batch, ours.flops, 0, "float32") for threads, name in names])
     softmax.aim = 4 if batch == 32 and count == 500_000 else 0
     others = [plain, softmax]
     if seek and faiss is not None:

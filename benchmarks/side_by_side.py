@@ -49,6 +49,20 @@ def seconds(run: Callable[[], Any]) -> float:
     return time.perf_counter() - start
 
 
+def with_threads(run: Callable[[], Any], count: int) -> Callable[[], Any]:
+    """`run` on so many threads of torch's."""
+
+    def limited() -> Any:
+        before = torch.get_num_threads()
+        torch.set_num_threads(count)
+        try:
+            return run()
+        finally:
+            torch.set_num_threads(before)
+
+    return limited
+
+
 def best(ways: Sequence[Way]) -> Way:
     """The fastest of several settings of one way, each warmed up and tried twice."""
     for way in ways:

@@ -39,6 +39,17 @@ def test_a_store_that_was_cut_off_continues_with_the_shards_that_are_missing(tmp
     assert encoded == pairs.sources[150:200] and (tmp_path / "store/00000.npy").stat().st_mtime_ns == kept
 
 
+@pytest.mark.parametrize(("first", "then"), [("float32", "bfloat16"), ("bfloat16", "float32")])
+def test_a_store_computed_in_another_precision_is_refused(tmp_path, backbone, captions_file, first, then):
+    pairs = read_pairs(open_dataset(str(captions_file)))
+    backbone.dtype = first
+    embed(pairs, backbone, tmp_path / "store")
+    embed(pairs, backbone, tmp_path / "store")
+    backbone.dtype = then
+    with pytest.raises(MismatchError, match="computed_in is"):
+        embed(pairs, backbone, tmp_path / "store")
+
+
 def test_a_store_of_other_text_or_another_backbone_is_refused(tmp_path, backbone, captions_file):
     pairs = read_pairs(open_dataset(str(captions_file)))
     embed(pairs, backbone, tmp_path / "store")

@@ -258,13 +258,11 @@ class Captioner:
         """Captions from here on are computed in "float32", "bfloat16" or, "auto", the faster of them; weights and fingerprints stay as they are, and
         so does a backbone that was made for bfloat16. A part without a `dtype` goes on as it is. Raises SettingError for another."""
         chosen = precision(dtype, getattr(self.backbone, "device", "cpu"))
-        if self._backbone_dtype in ("float32", "bfloat16"):
-            setattr(self.backbone, "dtype", "bfloat16" if chosen == "bfloat16" else self._backbone_dtype)  # noqa: B010
-        for bridge in self.bridges:
-            if getattr(bridge, "dtype", None) in ("float32", "bfloat16"):
-                setattr(bridge, "dtype", chosen)  # noqa: B010
-        if getattr(self.decoder, "dtype", None) in (torch.float32, torch.bfloat16):
-            setattr(self.decoder, "dtype", getattr(torch, chosen))  # noqa: B010
+        own = self._backbone_dtype if chosen == "float32" else chosen
+        parts: list[tuple[Any, Any]] = [(self.backbone, own), *((bridge, chosen) for bridge in self.bridges), (self.decoder, getattr(torch, chosen))]
+        for part, value in parts:
+            if getattr(part, "dtype", None) in ("float32", "bfloat16", torch.float32, torch.bfloat16):
+                part.dtype = value
 
     def push_to_hub(self, repository: str, folder: Path | str, private: bool = False) -> str:
         """Uploads a saved folder (weights, card and scores) to the Hugging Face hub and returns its address. Raises MissingExtra."""

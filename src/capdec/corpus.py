@@ -324,13 +324,13 @@ def _fill(
     at_once: int = 1024,
 ) -> None:
     """Writes the shards that are not there yet; `encode(start, end)` gives rows of any length, `at_once` at most."""
-    manifest = {"format_version": 1, "backbone": backbone.fingerprint, **what, "rows": rows, "dim": dim, "shard": SHARD}
-    if getattr(backbone, "dtype", "float32") == "bfloat16":  # of which a fingerprint need not know
-        manifest["computed_in"] = "bfloat16"
+    half = {"computed_in": "bfloat16"} if getattr(backbone, "dtype", "float32") == "bfloat16" else {}  # of which a fingerprint need not know
+    manifest = {"format_version": 1, "backbone": backbone.fingerprint, **what, **half, "rows": rows, "dim": dim, "shard": SHARD}
     path = folder / "manifest.json"
     if path.is_file():
         found = json.loads(path.read_text(encoding="utf-8"))
-        differing = [f"{key} is {found.get(key)!r}, wanted {value!r}" for key, value in manifest.items() if found.get(key) != value]
+        wanted = {"computed_in": None, **manifest}
+        differing = [f"{key} is {found.get(key)!r}, wanted {value!r}" for key, value in wanted.items() if found.get(key) != value]
         if differing:
             raise MismatchError(f"{folder} holds the embeddings of something else ({'; '.join(differing)}). Name another folder, or delete this one.")
     write_json(path, manifest)

@@ -96,12 +96,13 @@ def open_batches(
     pool = ThreadPoolExecutor(workers or min(8, os.cpu_count() or 1))
     try:
         submitted = (pool.submit(opened, opener) for opener in openers)
-        waiting: deque[Future[Image.Image | ImageError]] = deque(itertools.islice(submitted, batch))
-        while waiting:
+        waiting: deque[Future[Image.Image | ImageError]] = deque()
+        while True:
             waiting.extend(itertools.islice(submitted, (1 + ahead) * batch - len(waiting)))
+            if not waiting:
+                return
             taken = [waiting.popleft() for _ in range(min(batch, len(waiting)))]
             yield [future.result() for future in taken]
-            waiting.extend(itertools.islice(submitted, max(0, batch - len(waiting))))
     finally:
         pool.shutdown(cancel_futures=True)
 

@@ -16,9 +16,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-SHARED = ("tokenizer",)  # what a copy has in common with its network
 ROWS = 160  # of a product that weights are laid out for; others are served as well
-
 
 _copies: WeakKeyDictionary[Any, tuple[list[Any], Any]] = WeakKeyDictionary()
 _making = Lock()
@@ -54,8 +52,7 @@ def _told_apart(network: Any) -> list[Any]:
 
 
 def _copied(network: Any) -> Any:
-    shared = {id(getattr(network, name)): getattr(network, name) for name in SHARED if hasattr(network, name)}
-    made = copy.deepcopy(network, shared).eval().requires_grad_(False)
+    made = copy.deepcopy(network, {id(network.tokenizer): network.tokenizer}).eval().requires_grad_(False)  # one tokenizer for both
     made.before_rounding()
     made.to(network.dtype)
     if network.dtype == torch.bfloat16 and next(made.parameters()).device.type == "cpu" and _can_pack():
@@ -107,4 +104,4 @@ def _pack(module: nn.Module) -> None:
 def _activation(module: nn.Module | None) -> tuple[str, str] | None:
     if isinstance(module, nn.GELU):
         return "gelu", module.approximate
-    return {"NewGELUActivation": ("gelu", "tanh"), "ReLU": ("relu", ""), "Tanh": ("tanh", "")}.get(type(module).__name__)
+    return ("relu", "") if isinstance(module, nn.ReLU) else ("tanh", "") if isinstance(module, nn.Tanh) else None

@@ -159,7 +159,8 @@ class Steps:
         seen = self.seen[kept.unsqueeze(1), parents % before]  # (A, W, L): what the parent saw
         free = ~seen.any(1)  # (A, L)
         missing = max(0, beams - int(free.sum(1).min()))
-        missing = missing and -(-(seen.shape[2] + missing) // STEP) * STEP - seen.shape[2]
+        if missing:
+            missing += -(seen.shape[2] + missing) % STEP  # up to whole blocks
         seen = torch.cat([seen, seen.new_zeros(images, beams, missing)], 2)
         free = torch.cat([free, free.new_ones(images, missing)], 1)
         at = free.byte().argsort(dim=1, descending=True, stable=True)[:, :beams]
