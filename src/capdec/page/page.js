@@ -2,6 +2,7 @@
 // A card is waiting, captioning, done or error; `queue` holds those waiting. Only photos near the viewport are decoded.
 
 const IN_FLIGHT = 4;
+const SILENT = "The server does not answer. Is it running, and in reach? What it said so far is kept here.";
 const AT_ONCE = 100; // cards made between two looks at what the person does
 const PHOTO = /\.(avif|bmp|gif|heic|heif|jfif|jpe?g|jxl|png|ppm|tiff?|webp)$/i; // where the system does not know the type
 
@@ -10,13 +11,14 @@ const cards = new Map(); // by their elements, in the page's order
 const flying = new Set(); // what aborts each request
 let queue = new Set();
 let service = null; // what /v1/models says
-let paused = ""; // why nothing is sent
+let stopped = false; // by the person
+let problem = ""; // why nothing can be sent
 let busy = 0; // the timer of a server that asked us to wait
 let pasted = 0;
 
 const key = () => sessionStorage.getItem("key") ?? "";
 const headers = () => (key() ? { Authorization: `Bearer ${key()}` } : {});
-const many = (number, one, more = `${one}s`) => `${number.toLocaleString("en")} ${number === 1 ? one : more}`;
+const many = (number, one) => `${number.toLocaleString("en")} ${one}${number === 1 ? "" : "s"}`;
 const megabytes = (bytes) => `${(bytes / 1e6).toLocaleString("en", { maximumSignificantDigits: 3 })} MB`;
 const signed = (number) => number.toFixed(2).replace("-", "\u2212");
 const all = (state) => [...cards.values()].filter((card) => card.state === state);
@@ -32,12 +34,12 @@ const message = async (response) => {
 async function load() {
   try {
     const response = await fetch("v1/models", { headers: headers() });
-    if (response.status === 503) return setTimeout(load, retryAfter(response));
     if (response.status === 401) return askForKey();
-    if (!response.ok) return pause((await message(response)).error.message);
+    if (response.status === 503) setTimeout(load, retryAfter(response));
+    if (!response.ok) return halt((await message(response)).error.message);
     service = await response.json();
   } catch {
-    return pause("The server does not answer.");
+    return halt(SILENT);
   }
   $("key-form").hidden = true;
   const before = $("captioner").value;
@@ -51,8 +53,8 @@ async function load() {
 }
 
 function askForKey() {
-  pause(key() ? "The server refused this API key." : "This server asks for its API key.", $("key-form"));
   $("key-form").hidden = false;
+  halt(key() ? "The server refused this API key." : "This server asks for its API key.");
 }
 
 const captioner = () => service.models.find(({ name }) => name === $("captioner").value) ?? service.models[0];
@@ -71,14 +73,14 @@ function describe() {
   $("captioner-about").textContent = [description, supervision && `Learned from ${supervision}`].filter(Boolean).join(". ");
   $("neighbours").parentElement.hidden = !remembers;
   $("beams").parentElement.hidden = decoding.strategy === "nucleus";
-  const words = { captions: "a photo", beams: "at once", max_tokens: "tokens", neighbours: "shown" };
+  const words = { captions: " a photo", beams: ", more is slower", max_tokens: " tokens", neighbours: " shown" };
   for (const [name, said] of Object.entries(words)) {
     const field = $(name);
     const least = Number(field.min);
     const most = service.limits?.[name] ?? (name === "neighbours" ? 10 : Infinity);
     if (most < Infinity) field.max = most;
     field.value = Math.min(Math.max(Math.round(field.valueAsNumber) || least, least), most);
-    $(`${name}-hint`).textContent = `${least} ${most < Infinity ? `to ${most}` : "or more"} ${said}`;
+    $(`${name}-hint`).textContent = `${least} ${most < Infinity ? `to ${most}` : "or more"}${said}`;
   }
   if (!$("beams").parentElement.hidden && $("captions").valueAsNumber > $("beams").valueAsNumber) $("beams").value = $("captions").value;
 }
@@ -110,9 +112,8 @@ async function add(files) {
     refresh();
     pump();
   };
-  $("notice").textContent = "";
   for await (const [file, name] of files) {
-    if (!isPhoto(file)) {
+    if (!file || !isPhoto(file)) {
       others++;
       continue;
     }
@@ -122,7 +123,7 @@ async function add(files) {
     await new Promise((resolve) => setTimeout(resolve));
   }
   if (shown.childElementCount) show();
-  if (others) $("notice").textContent = `${many(others, "file is not a photo", "files are not photos")}, left out.`;
+  $("notice").textContent = others ? `${many(others, "file")} left out: not a photo, or not to be read.` : "";
 }
 
 function cardOf(file, name) {
@@ -153,16 +154,16 @@ function letGo(card) {
   card.url = undefined;
 }
 
-/** [File, its path] of everything below a dropped file or folder. */
+/** [File, its path] of everything below a dropped file or folder; null for what cannot be read. */
 async function* below(entry) {
-  if (entry.isFile) {
-    yield [await new Promise((resolve, reject) => entry.file(resolve, reject)), entry.fullPath.replace(/^\//, "")];
-    return;
-  }
+  const path = entry.fullPath.slice(1);
+  const asked = (ask) => new Promise((resolve) => ask(resolve, () => resolve(null)));
+  if (entry.isFile) return yield [await asked((...answers) => entry.file(...answers)), path];
   const reader = entry.createReader();
   for (;;) {
-    const some = await new Promise((resolve, reject) => reader.readEntries(resolve, reject)); // 100 at most
-    if (!some.length) return;
+    const some = await asked((...answers) => reader.readEntries(...answers)); // 100 at most
+    if (!some) yield [null, path];
+    if (!some?.length) return;
     for (const each of some) yield* below(each);
   }
 }
@@ -197,12 +198,11 @@ addEventListener("drop", (event) => {
   event.preventDefault();
   const items = [...event.dataTransfer.items].filter(({ kind }) => kind === "file");
   const files = items.map((item) => item.getAsFile());
-  add(dropped(items.map((item) => item.webkitGetAsEntry?.()), files)).catch(() => {
-    $("notice").textContent = "A folder could not be read to its end.";
-  });
+  add(dropped(items.map((item) => item.webkitGetAsEntry?.()), files)); // entries are gone after this event
 });
 addEventListener("paste", ({ clipboardData }) => {
   const files = [...(clipboardData?.files ?? [])];
+  if (!files.length) return;
   // Every picture copied out of a program is called image.png.
   add(files.map((file) => [file, file.name === "image.png" ? `pasted ${++pasted}.png` : file.name]));
 });
@@ -222,7 +222,7 @@ function refuseIfTooLarge(card) {
 }
 
 function pump() {
-  while (service && !paused && !busy && flying.size < IN_FLIGHT && queue.size) {
+  while (service && !stopped && !problem && !busy && flying.size < IN_FLIGHT && queue.size) {
     const [card] = queue;
     queue.delete(card);
     send(card);
@@ -250,21 +250,25 @@ async function send(card) {
   }
 }
 
-function take(card, response, { results, error }) {
-  if (response.ok && !results[0].error) return show(card, "done", results[0]);
-  if (response.ok) return fail(card, results[0].error);
-  if ([401, 429, 503].includes(response.status) || ["bad_setting", "no_such_model"].includes(error.code)) {
-    queue = new Set([card, ...queue]);
-    show(card, "waiting");
-    if (response.status === 401) askForKey();
-    else if (error.code === "bad_setting" || error.code === "no_such_model") pause(error.message);
-    else {
-      clearTimeout(busy);
-      busy = setTimeout(() => ((busy = 0), pump()), retryAfter(response));
-    }
-    return undefined;
-  }
-  return fail(card, error, response.status >= 500);
+function take(card, response, { results, error = results[0].error }) {
+  const { status } = response;
+  if (!error) return show(card, "done", results[0]);
+  const setting = ["bad_setting", "no_such_model"].includes(error.code); // is so for every photo
+  if (![401, 429, 503].includes(status) && !setting) return fail(card, error, status >= 500);
+  back([card]);
+  if (status === 401) return askForKey();
+  if (setting) return halt(error.message);
+  clearTimeout(busy);
+  busy = setTimeout(() => {
+    busy = 0;
+    pump();
+  }, retryAfter(response));
+}
+
+/** To the head of the queue. */
+function back(some) {
+  queue = new Set([...some, ...queue]);
+  for (const card of some) show(card, "waiting");
 }
 
 /** A photo that changed or moved since it was chosen looks like a server that does not answer. */
@@ -273,36 +277,30 @@ async function unanswered(card, flight) {
   if (flight.signal.aborted) return;
   if (!readable) return fail(card, { code: "unreadable", message: "the file has changed or moved since. Choose it again." });
   fail(card, { code: "unreachable", message: "the server did not answer." }, true);
-  pause("The server does not answer.");
+  halt(SILENT);
 }
 
 const fail = (card, error, retry = false) => show(card, "error", { error }, retry);
 
-function pause(why, instead) {
-  paused = why;
-  const button = document.createElement("button");
-  Object.assign(button, { type: "button", className: "primary", textContent: "Try again" });
-  button.addEventListener("click", tryAgain);
-  const said = document.createElement("p");
-  said.textContent = why;
-  $("problem").replaceChildren(said, ...(instead ? [] : [button]));
+function halt(why) {
+  problem = why;
   refresh();
 }
 
 function goOn() {
-  paused = "";
-  $("problem").replaceChildren();
+  stopped = false;
+  problem = "";
   pump();
 }
 
-/** Whatever failed and might not a second time. The server may have changed in between. */
+/** Whatever failed and might not a second time. The server may be another one by now. */
 function tryAgain() {
   for (const card of all("error")) if (card.retry) wait(card);
   load();
 }
 
-function ground(cards) {
-  for (const card of cards) if (card.state === "captioning") card.flight.abort();
+function abort(some) {
+  for (const card of some) if (card.state === "captioning") card.flight.abort();
 }
 
 // What is shown
@@ -354,27 +352,31 @@ function refresh() {
     const retries = failed.filter(({ retry }) => retry).length;
     const now = service && JSON.stringify(settings());
     const earlier = [...done, ...failed].some(({ asked }) => asked && JSON.stringify(asked) !== now);
-    const why = left && (paused ? "; stopped" : busy ? "; waiting, the server is busy" : "");
+    const why = stopped || problem ? "; stopped" : busy ? "; waiting, the server is busy" : "";
     const count = `${done.length.toLocaleString("en")} of ${cards.size.toLocaleString("en")} captioned`;
-    $("count").textContent = `${count}${failed.length ? `, ${failed.length.toLocaleString("en")} failed` : ""}${why || ""}`;
+    $("count").textContent = `${count}${failed.length ? `, ${failed.length.toLocaleString("en")} failed` : ""}${left ? why : ""}`;
     $("progress").max = cards.size || 1;
     $("progress").value = cards.size - left;
     $("results").hidden = !cards.size;
     document.body.classList.toggle("begun", cards.size > 0);
-    $("stop").hidden = !left;
-    $("stop").textContent = paused ? "Go on" : "Stop";
-    $("retry").hidden = !retries;
+    $("problem").hidden = !problem;
+    if ($("problem").firstElementChild.textContent !== problem) $("problem").firstElementChild.textContent = problem;
+    $("reload").hidden = cards.size > 0 || !$("key-form").hidden; // where the bar or the key's form do not offer it
+    $("stop").hidden = !left || Boolean(problem);
+    $("stop").textContent = stopped ? "Go on" : "Stop";
+    $("retry").hidden = !(retries || (problem && $("key-form").hidden));
     $("again").hidden = !service || !earlier;
     for (const id of ["copy", "json", "csv"]) $(id).disabled = !(done.length + (id === "copy" ? 0 : failed.length));
-    announce(left === 0 || Boolean(paused));
+    announce(!left || stopped || Boolean(problem));
   }, 60);
 }
 
 /** Tells a screen reader the count: now and then, and where it ends. */
 let announcing = 0;
 function announce(ended) {
-  if (ended) clearTimeout(announcing), (announcing = 0);
-  announcing ||= setTimeout(() => {
+  if (announcing && !ended) return;
+  clearTimeout(announcing);
+  announcing = setTimeout(() => {
     announcing = 0;
     $("status").textContent = cards.size ? $("count").textContent : "";
   }, ended ? 200 : 5000);
@@ -396,17 +398,15 @@ $("settings").addEventListener("change", ({ target }) => {
   refresh();
 });
 $("stop").addEventListener("click", () => {
-  if (paused) return service ? goOn() : load();
+  if (stopped) return goOn();
+  stopped = true;
   const flown = all("captioning");
-  ground(flown);
-  queue = new Set([...flown, ...queue]);
-  for (const card of flown) show(card, "waiting");
-  paused = "stopped";
-  return refresh();
+  abort(flown);
+  back(flown);
 });
-$("retry").addEventListener("click", tryAgain);
+for (const id of ["reload", "retry"]) $(id).addEventListener("click", tryAgain);
 $("again").addEventListener("click", () => {
-  ground(cards.values());
+  abort(cards.values());
   queue = new Set();
   for (const card of cards.values()) {
     wait(card);
@@ -424,7 +424,10 @@ $("cards").addEventListener("click", ({ target }) => {
   if (!button) return;
   const card = cards.get(button.closest(".card"));
   if (button.dataset.do === "copy") copy(button, card.result.caption);
-  if (button.dataset.do === "retry") wait(card), paused ? load() : pump();
+  if (button.dataset.do === "retry") {
+    wait(card);
+    load();
+  }
   if (button.dataset.do === "remove") {
     const beside = card.element.nextElementSibling ?? card.element.previousElementSibling;
     remove([card]);
@@ -433,7 +436,7 @@ $("cards").addEventListener("click", ({ target }) => {
 });
 
 function remove(some) {
-  ground(some);
+  abort(some);
   for (const card of some) {
     cards.delete(card.element);
     queue.delete(card);
@@ -456,7 +459,8 @@ const plain = (text) => (/^[=+\-@\t\r]/.test(text) ? `'${text}` : text);
 const finished = () => [...cards.values()].filter(({ state }) => state === "done" || state === "error");
 
 function asJson() {
-  return JSON.stringify(finished().map(({ name, asked, result }) => ({ ...asked, ...result, name })), null, 2);
+  const row = ({ name, asked: { model, neighbours, ...decoding } = {}, result }) => ({ ...result, name, model, decoding });
+  return JSON.stringify(finished().map(row), null, 2);
 }
 
 function asCsv() {
