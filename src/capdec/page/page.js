@@ -11,6 +11,7 @@ const cards = new Map(); // by their elements, in the page's order
 const flying = new Set(); // what aborts each request
 let queue = new Set();
 let service = null; // what /v1/models says
+let chosen = {}; // what is asked beside each photo
 let stopped = false; // by the person
 let problem = ""; // why nothing can be sent
 let busy = 0; // the timer of a server that asked us to wait
@@ -23,7 +24,7 @@ const megabytes = (bytes) => `${(bytes / 1e6).toLocaleString("en", { maximumSign
 const signed = (number) => number.toFixed(2).replace("-", "\u2212");
 const all = (state) => [...cards.values()].filter((card) => card.state === state);
 const retryAfter = (response) => 1000 * Math.min(Math.max(Number(response.headers.get("Retry-After")) || 2, 1), 60);
-const message = async (response) => {
+const refusal = async (response) => {
   const body = await response.json().catch(() => ({})); // a proxy need not answer in JSON
   const error = body.results?.[0]?.error ?? body.error ?? {};
   return { ...body, error: { code: "failed", message: `the server answered with status ${response.status}.`, ...error } };
@@ -36,11 +37,12 @@ async function load() {
     const response = await fetch("v1/models", { headers: headers() });
     if (response.status === 401) return askForKey();
     if (response.status === 503) setTimeout(load, retryAfter(response));
-    if (!response.ok) return halt((await message(response)).error.message);
+    if (!response.ok) return halt((await refusal(response)).error.message);
     service = await response.json();
   } catch {
     return halt(SILENT);
   }
+  if ($("key-form").contains(document.activeElement)) $("photos").focus();
   $("key-form").hidden = true;
   const before = $("captioner").value;
   $("captioner").replaceChildren(...service.models.map(({ name }) => new Option(name)));
@@ -82,10 +84,11 @@ function describe() {
     field.value = Math.min(Math.max(Math.round(field.valueAsNumber) || least, least), most);
     $(`${name}-hint`).textContent = `${least} ${most < Infinity ? `to ${most}` : "or more"}${said}`;
   }
-  if (!$("beams").parentElement.hidden && $("captions").valueAsNumber > $("beams").valueAsNumber) $("beams").value = $("captions").value;
+  if ($("beams").valueAsNumber < $("captions").valueAsNumber) $("beams").value = $("captions").value;
+  chosen = settings();
 }
 
-/** What is asked of the server beside the photo. */
+/** In the server's words. */
 function settings() {
   const { name, decoding = {}, has_neighbours: remembers } = captioner();
   const [captions, beams, max_tokens, neighbours] = ["captions", "beams", "max_tokens", "neighbours"].map((id) => $(id).valueAsNumber);
@@ -103,13 +106,12 @@ const isPhoto = (file) => (file.type ? file.type.startsWith("image/") : PHOTO.te
 
 /** Cards for the photos among `files`, pairs of a File and its name. */
 async function add(files) {
+  if (service) describe(); // a field that was not left yet counts too
   let others = 0;
   let shown = document.createDocumentFragment();
-  const show = () => {
+  const append = () => {
     $("cards").append(shown);
     shown = document.createDocumentFragment();
-    document.body.classList.add("begun");
-    refresh();
     pump();
   };
   for await (const [file, name] of files) {
@@ -119,10 +121,10 @@ async function add(files) {
     }
     shown.append(cardOf(file, name).element);
     if (shown.childElementCount < AT_ONCE) continue;
-    show();
+    append();
     await new Promise((resolve) => setTimeout(resolve));
   }
-  if (shown.childElementCount) show();
+  if (shown.childElementCount) append();
   $("notice").textContent = others ? `${many(others, "file")} left out: not a photo, or not to be read.` : "";
 }
 
@@ -218,7 +220,8 @@ function refuseIfTooLarge(card) {
   const most = service?.limits?.body_bytes - 4096; // the form around it
   if (!(card.file.size > most)) return;
   queue.delete(card);
-  fail(card, { code: "too_large", message: `${megabytes(card.file.size)} are too many, the server takes ${megabytes(most)}. Save the photo smaller.` });
+  const message = `${megabytes(card.file.size)} are too many, the server takes ${megabytes(most)}. Save the photo smaller.`;
+  fail(card, { code: "too_large", message });
 }
 
 function pump() {
@@ -233,14 +236,14 @@ function pump() {
 async function send(card) {
   const flight = new AbortController();
   flying.add(flight);
-  Object.assign(card, { flight, asked: settings() });
+  Object.assign(card, { flight, asked: chosen });
   show(card, "captioning");
   try {
     const form = new FormData();
     for (const [name, value] of Object.entries(card.asked)) form.append(name, value);
     form.append("image", card.file, card.file.name || "photo");
     const response = await fetch("v1/captions", { method: "POST", body: form, headers: headers(), signal: flight.signal });
-    const answer = response.ok ? await response.json() : await message(response);
+    const answer = response.ok ? await response.json() : await refusal(response);
     if (!flight.signal.aborted) take(card, response, answer);
   } catch {
     if (!flight.signal.aborted) await unanswered(card, flight);
@@ -347,10 +350,11 @@ let refreshing = 0;
 function refresh() {
   refreshing ||= setTimeout(() => {
     refreshing = 0;
+    const focused = document.activeElement;
     const [done, failed] = [all("done"), all("error")];
     const left = cards.size - done.length - failed.length;
     const retries = failed.filter(({ retry }) => retry).length;
-    const now = service && JSON.stringify(settings());
+    const now = JSON.stringify(chosen);
     const earlier = [...done, ...failed].some(({ asked }) => asked && JSON.stringify(asked) !== now);
     const why = stopped || problem ? "; stopped" : busy ? "; waiting, the server is busy" : "";
     const count = `${done.length.toLocaleString("en")} of ${cards.size.toLocaleString("en")} captioned`;
@@ -365,8 +369,9 @@ function refresh() {
     $("stop").hidden = !left || Boolean(problem);
     $("stop").textContent = stopped ? "Go on" : "Stop";
     $("retry").hidden = !(retries || (problem && $("key-form").hidden));
-    $("again").hidden = !service || !earlier;
+    $("again").hidden = !earlier;
     for (const id of ["copy", "json", "csv"]) $(id).disabled = !(done.length + (id === "copy" ? 0 : failed.length));
+    if (focused.hidden) $("count").focus(); // it was on a button that is gone
     announce(!left || stopped || Boolean(problem));
   }, 60);
 }
@@ -426,6 +431,7 @@ $("cards").addEventListener("click", ({ target }) => {
   if (button.dataset.do === "copy") copy(button, card.result.caption);
   if (button.dataset.do === "retry") {
     wait(card);
+    card.part("[data-do=remove]").focus(); // the one pressed is gone
     load();
   }
   if (button.dataset.do === "remove") {
