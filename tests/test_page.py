@@ -103,18 +103,17 @@ class Server:
     """An application on a port of its own, that can go away and come back."""
 
     def __init__(self, application):
-        self.application = application
-        with socket.socket() as free:
-            free.bind(("127.0.0.1", 0))
-            self.port = free.getsockname()[1]
-        self.url = f"http://127.0.0.1:{self.port}/"
+        self.application, self.port = application, 0
         self.start()
+        self.url = f"http://127.0.0.1:{self.port}/"
 
     def start(self):
         import uvicorn
 
-        self.uvicorn = uvicorn.Server(uvicorn.Config(self.application(), port=self.port, log_level="error", timeout_graceful_shutdown=5))
-        self.thread = threading.Thread(target=self.uvicorn.run, daemon=True)
+        listening = socket.create_server(("127.0.0.1", self.port))
+        self.port = listening.getsockname()[1]
+        self.uvicorn = uvicorn.Server(uvicorn.Config(self.application(), log_level="error", timeout_graceful_shutdown=5))
+        self.thread = threading.Thread(target=self.uvicorn.run, args=([listening],), daemon=True)
         self.thread.start()
         while not self.uvicorn.started:
             self.thread.join(0.02)
@@ -421,9 +420,10 @@ def test_a_busy_server_is_waited_for(visit, application, captioners, monkeypatch
 @browsers
 def test_stopping_keeps_what_is_there_and_goes_on_where_it_was(page):
     with held(page) as requests:
-        choose(page, *(photo(f"{n}.png") for n in range(6)))
-        answer(sent(page, requests, 4)[0], {"name": "0.png", "caption": "a stone", "score": -0.5})
-        expect(page.locator("#count")).to_have_text("1 of 6 captioned")
+        choose(page, photo("0.png"))
+        answer(sent(page, requests, 1)[0], {"caption": "a stone", "score": -0.5})
+        captioned(page, "1 of 1 captioned")
+        choose(page, *(photo(f"{n}.png") for n in range(1, 6)))
         sent(page, requests, 5)
         page.get_by_role("button", name="Stop").click()
         captioned(page, "1 of 6 captioned; stopped")
@@ -447,9 +447,7 @@ def test_what_is_chosen_is_what_is_asked(page):
 
 
 @browsers
-@pytest.mark.parametrize(
-    ("field", "typed"), [("captions", "0"), ("captions", "100000"), ("beams", "100000"), ("max_tokens", ""), ("max_tokens", "-3")]
-)
+@pytest.mark.parametrize(("field", "typed"), [("captions", "100000"), ("beams", "0"), ("max_tokens", "")])
 def test_a_setting_out_of_range_is_brought_into_it(page, field, typed):
     page.fill(f"#{field}", typed)
     page.keyboard.press("Tab")
@@ -547,10 +545,10 @@ def test_words_are_shown_as_words_whatever_they_hold(page):
 def finished(page, *results):
     """Cards with these answers of the server, by name."""
     with held(page) as requests:
-        choose(page, *(photo(name, seed=n) for n, (name, _) in enumerate(results)))
-        for request, (_, result) in zip(sent(page, requests, len(results)), results, strict=True):
-            answer(request, result, status=422 if "error" in result else 200)
-        expect(page.locator("[data-state=done], [data-state=error]")).to_have_count(len(results))
+        for count, (name, result) in enumerate(results, 1):
+            choose(page, photo(name))
+            answer(sent(page, requests, count)[-1], result, status=422 if "error" in result else 200)
+            expect(page.locator("[data-state=done], [data-state=error]")).to_have_count(count)
 
 
 def downloaded(page, name):
@@ -621,11 +619,12 @@ def test_removing_and_clearing(page):
     with held(page) as requests:
         choose(page, *(photo(f"{n}.png") for n in range(3)))
         sent(page, requests, 3)
-        with page.expect_event("requestfailed"):  # nobody waits for it any more
+        with page.expect_event("requestfailed") as left:  # nobody waits for it any more
             card(page, "1.png").get_by_role("button", name="Remove").click()
         expect(card(page, "2.png").get_by_role("button", name="Remove")).to_be_focused()
-        for place in (0, 2):
-            answer(requests[place], {"caption": "a stone", "score": -0.5})
+        for route in requests:
+            if route.request != left.value:
+                answer(route, {"caption": "a stone", "score": -0.5})
         captioned(page, "2 of 2 captioned")
     page.once("dialog", lambda dialog: dialog.dismiss())
     page.get_by_role("button", name="Clear all").click()
@@ -638,7 +637,7 @@ def test_removing_and_clearing(page):
 
 
 @browsers
-@pytest.mark.parametrize("width", [320, 360, 768])
+@pytest.mark.parametrize("width", [320, 360])
 def test_a_narrow_window_needs_no_sideways_scrolling_and_is_wide_enough_for_fingers(visit, server, width):
     page = visit(server, viewport={"width": width, "height": 740}, has_touch=True, is_mobile=True)
     fits = "document.documentElement.scrollWidth <= innerWidth"
@@ -709,6 +708,6 @@ def test_nothing_moves_for_those_who_asked_for_that(visit, server, reduced):
     with held(page):
         choose(page, photo())
         expect(page.locator("[data-state=captioning]")).to_have_count(1)
-        page.evaluate("new Promise(done => requestAnimationFrame(() => requestAnimationFrame(done)))")
-        moving = page.evaluate("document.getAnimations().length")
-        assert (moving == 0) == (reduced == "reduce")
+        moves = page.locator("[data-state=captioning] .state").evaluate("state => getComputedStyle(state, '::after').animationName")
+        follows = page.locator("#drop").evaluate("drop => getComputedStyle(drop).transitionProperty")
+    assert (moves, follows) == (("none", "none") if reduced == "reduce" else ("working", "border-color, background-color"))
