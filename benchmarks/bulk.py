@@ -22,7 +22,7 @@ from capdec.bulk import Job, caption_piece
 from capdec.pieces import Reading, plan
 
 PHOTOS = 2048 if DEVICE == "cuda" else 256
-VECTORS = 16_384 if DEVICE == "cuda" else 256
+VECTORS = 8192 if DEVICE == "cuda" else 256
 
 
 def large(folder: Path) -> Captioner:
@@ -30,7 +30,7 @@ def large(folder: Path) -> Captioner:
     clip(folder)
     spec = {"backbone": {"name": "huggingface", "model": str(folder)}, "bridges": [], "decoder": "prefix_lm"}
     backbone = parts.build("backbones", spec["backbone"], device=DEVICE)
-    made = Captioner(backbone, [], decoder(), spec)
+    made = Captioner(backbone, [], decoder(backbone.dim), spec)
     made.compute_in("auto")
     return made
 
@@ -65,7 +65,7 @@ def main() -> None:
             ):
                 captioner.decoding = decoding
                 for source, reading in ((folder / "photos", Reading("photos", "path", "key")), (folder / "vectors.npy", Reading("vectors"))):
-                    for batch in (32, 128, 512) if DEVICE == "cuda" else (32, 128):
+                    for batch in (128, 512) if DEVICE == "cuda" else (32, 128):
                         found = rate(captioner, str(source), reading, folder, batch, threads)
                         results.append({"captioner": what, "search": decoding.strategy, "of": reading.kind, "batch": batch, "rate": round(found, 1)})
                         print(results[-1], flush=True)

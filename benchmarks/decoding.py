@@ -26,7 +26,7 @@ BATCHES = (1, 8, 32, 128)
 DECODING = Decoding(beams=BEAMS, max_tokens=TOKENS)
 
 
-def decoder() -> PrefixLM:
+def decoder(dim: int = DIM) -> PrefixLM:
     """GPT-2 small in the hub's own format, with random weights, its words' wider than it begins with: logits lie some units apart, no tie decides."""
     from transformers import GPT2Config, GPT2LMHeadModel, PreTrainedTokenizerFast
 
@@ -37,7 +37,7 @@ def decoder() -> PrefixLM:
         model.transformer.wte.weight.data.mul_(5)
         model.save_pretrained(folder)
         PreTrainedTokenizerFast(tokenizer_object=bpe, eos_token="<|endoftext|>").save_pretrained(folder)
-        made = PrefixLM(DIM, folder)
+        made = PrefixLM(dim, folder)
         made.fit([])
     return made.eval().to(DEVICE)
 
