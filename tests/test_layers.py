@@ -32,6 +32,9 @@ BELOW_PARTS = (
         "inference",
         "past",
         "towers",
+        "shards",
+        "files",
+        "pieces",
     ),
 )
 LAYERS = (*((name,) for name in BELOW_PARTS), KINDS, ("parts",), ("corpus",), ("captioner",), ("scoring",), ("a job",), ("cli",), ("__main__",))

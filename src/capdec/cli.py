@@ -148,6 +148,46 @@ def caption(
     raise SystemExit(1 if failed else 0)
 
 
+@main.command()
+@click.argument("inputs", nargs=-1, required=True, metavar="INPUT...")
+@click.option("--output", required=True, metavar="DIR", help="Where captions go, in Parquet. An unfinished run continues.")
+@captioner_option
+@own_parts_option
+@click.option("--column", help="Of Parquet: photos, their paths, or embeddings; of .safetensors: the tensor.  [default: the first of a usual name]")
+@click.option("--key", help="The column that names rows.  [default: the first of a usual name]")
+@click.option("--rows", type=click.IntRange(min=1), help="Rows of an output file; a tar shard makes one of its own.  [default: 1000]")
+@click.option("--batch", type=click.IntRange(min=1), default=32, show_default=True, help="Photos or embeddings at a time.")
+@click.option("--max-errors", type=click.IntRange(min=0), help="Stop when more rows than this have failed.  [default: go on]")
+@click.option("--address", help="Of a Ray cluster.  [default: this machine alone]")
+@click.option("--workers", type=click.IntRange(min=1), help="How many captioners.  [default: one for each GPU, or core]")
+@click.option("--threads", type=click.IntRange(min=1), help="Cores of a worker.  [default: 1, or its share of those beside a GPU]")
+@click.option("--device", type=click.Choice(["auto", "cpu", "cuda"]), default="auto", show_default=True, help="auto: GPUs where there are any.")
+@dtype_option
+@_decoding
+def bulk(inputs: tuple[str, ...], output: str, captioner: str, own_parts: bool, max_errors: int | None, **given: Any) -> None:
+    """Caption a million photos, or stored embeddings: folders, patterns or files, local or on s3://, gs://, hf:// ...
+
+    INPUT holds photos, WebDataset's .tar shards, Parquet with photos, paths or embeddings, or embeddings alone (.npy, .safetensors; clip-retrieval's
+    folder). DIR gets captions/*.parquet: key, caption, score, alternatives, error. Killed at any moment and started again, it goes on, and each row
+    comes once. The exit status is 1 if any row failed.
+    """
+    from capdec.bulk import bulk as run
+    from capdec.captioner import Captioner
+
+    own = {key: given.pop(key) for key in ("column", "key", "rows", "batch", "address", "workers", "threads", "device", "dtype")}
+    decoding = _decoding_of(Captioner.load(captioner, own_parts=own_parts).decoding, given)
+    try:
+        summary = run(inputs, output, captioner, decoding, max_errors=max_errors, own_parts=own_parts, **own)
+    except KeyboardInterrupt:
+        click.echo(f"\nInterrupted; {output} holds what is finished. Run the same command to continue.", err=True)
+        raise SystemExit(130) from None
+    for failed in summary["first_errors"]:
+        click.echo(f"failed: {failed['key']}: {failed['error']}", err=True)
+    more = f"; {output}/errors.jsonl has them all" if summary["errors"] > len(summary["first_errors"]) else ""
+    click.echo(f"{summary['captioned']:,} captioned, {summary['errors']:,} failed{more}, written to {output}/captions", err=True)
+    raise SystemExit(1 if summary["errors"] else 0)
+
+
 def _show(record: "Record") -> None:
     from rich.console import Console
     from rich.text import Text

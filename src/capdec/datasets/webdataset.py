@@ -16,8 +16,7 @@ from PIL import Image
 from capdec.errors import DataError, ImageError
 from capdec.images import open_image
 from capdec.protocols import Example
-
-IMAGES = ("jpg", "jpeg", "png", "webp")
+from capdec.shards import IMAGES, samples
 
 
 class WebDataset:
@@ -67,34 +66,18 @@ class WebDataset:
 def _samples(shard: str) -> Iterator[tuple[str, dict[str, Any]]]:
     """(key, {"image": offset and size, "json": bytes, "txt": bytes}) in the shard's order."""
     try:
-        with open(shard, "rb") as file, tarfile.open(fileobj=file, mode="r:") as tar:
-            current = ""
-            sample: dict[str, Any] = {}
-            for member in iter(tar.next, None):
-                tar.members.clear()  # type: ignore[attr-defined]  # else they would all be kept
-                folder, slash, base = member.name.rpartition("/")
-                stem, _, ending = base.partition(".")
-                if not member.isfile() or not stem:
-                    continue
-                if folder + slash + stem != current:
-                    if sample:
-                        yield current, sample
-                    current, sample = folder + slash + stem, {}
-                ending = ending.lower()
-                if ending in IMAGES:
-                    sample["image"] = (member.offset_data, member.size)
-                elif ending in ("json", "txt"):
-                    text = tar.extractfile(member)
-                    sample[ending] = text.read() if text else b""
-            if sample:
-                yield current, sample
-            file.seek(tar.offset)
-            if file.read(tarfile.BLOCKSIZE).strip(b"\0"):  # tarfile takes a broken header for the end
-                raise DataError(f"{shard} is truncated or damaged after {tar.offset:,} bytes. Copy or download it again.")
-    except (OSError, EOFError, tarfile.TarError) as error:
-        raise DataError(
-            f"{shard} cannot be read as a tar: {error}. Name uncompressed .tar shards; copy or download a truncated one again."
-        ) from error
+        file = open(shard, "rb")  # noqa: SIM115
+    except OSError as error:
+        raise DataError(f"{shard} cannot be read: {error.strerror}. Name .tar shards that are there.") from error
+    with file:
+        for key, members in samples(file, shard):
+            photos = [place for ending, place in members.items() if ending in IMAGES]
+            sample: dict[str, Any] = {"image": photos[-1]} if photos else {}
+            for ending in {"json", "txt"} & members.keys():
+                offset, size = members[ending]
+                file.seek(offset)
+                sample[ending] = file.read(size)
+            yield key, sample
 
 
 def _example(shard: str, key: str, sample: dict[str, Any]) -> Example:

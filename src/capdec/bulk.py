@@ -1,0 +1,375 @@
+"""Captions for a million photos, or a hundred million stored embeddings: on one machine or on a Ray cluster, killed and started again at will.
+
+A worker captions a piece of the input from its beginning, writes it under a temporary name and renames it. A piece that is there is never done
+again, and one that is done twice comes out the same, so nothing else records who did what: the files are the record. Ray Data hands the pieces that
+are not there yet to the workers, and to another where one dies.
+
+DIR/manifest.json            what is captioned, by what and how: a run of anything else is refused
+DIR/plan.parquet             the pieces, as the first run found them; photos.parquet beside it names those of a folder
+DIR/captions/000000.parquet  key, caption, score, alternatives, error: a row for each photo or embedding
+DIR/summary.json             counts and time; errors.jsonl beside it has the key of each row that failed, and why
+"""
+
+import fcntl
+import itertools
+import json
+import logging
+import os
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from capdec import __version__
+from capdec.captioner import Captioner
+from capdec.corpus import opened_photos
+from capdec.errors import CapdecError, DataError, ImageError, MismatchError, MissingExtra, SettingError, brief
+from capdec.files import exists, join, names_in, open_file, writing
+from capdec.pieces import Photo, Piece, Reading, plan, read_photos, read_vectors
+from capdec.progress import Progress
+from capdec.protocols import Caption, Decoding
+
+try:
+    import pyarrow as pa
+    import pyarrow.compute
+    import pyarrow.parquet as pq
+    import ray
+    import ray.data
+    from ray.data.block import BlockMetadata
+except ImportError as error:
+    raise MissingExtra(error.name or "ray", "bulk", "captioning in bulk") from error
+
+FORMAT = 1
+CAPTION = pa.struct([("caption", pa.string()), ("score", pa.float32())])
+ROW = pa.schema([("key", pa.string()), *((field.name, field.type) for field in CAPTION), ("alternatives", pa.list_(CAPTION)), ("error", pa.string())])
+OBJECT_STORE = 150_000_000  # bytes; what passes through it are pieces' numbers, no photos
+PLACES = 10_000_000  # draws belong to a piece and a place in it
+
+
+@dataclass(frozen=True)
+class Job:
+    """All that a worker has to know. `fingerprint` is the captioner's."""
+
+    output: str
+    captioner: str
+    fingerprint: str
+    reading: Reading
+    decoding: Decoding
+    batch: int
+    dtype: str
+    device: str = "cpu"
+    threads: int = 1
+    own_parts: bool = False
+
+
+def bulk(
+    inputs: Sequence[str],
+    output: Path | str,
+    captioner: str = "flickr",
+    decoding: Decoding | None = None,
+    *,
+    column: str | None = None,
+    key: str | None = None,
+    rows: int | None = None,
+    batch: int = 32,
+    max_errors: int | None = None,
+    address: str | None = None,
+    workers: int | None = None,
+    threads: int | None = None,
+    device: str = "auto",
+    dtype: str = "auto",
+    own_parts: bool = False,
+    shown: bool = True,
+) -> dict[str, Any]:
+    """Captions what is in `inputs` (folders, patterns or files: photos, .tar, .parquet, .npy, .safetensors; local, or of any file system that fsspec
+    knows) into the folder `output`, and returns the summary that is written there.
+
+    `rows` are those of an output file (a tar makes one of its own). `column` and `key` name columns that are not found by their usual names. After
+    more than `max_errors` rows that failed it stops. `address` is a Ray cluster's; without one Ray is started here. A worker has a GPU, or `threads`
+    cores where there are none.
+
+    Raises DataError where there is nothing to caption, where too much failed and where a worker cannot go on; MismatchError where `output` is of
+    another run; SettingError.
+    """
+    if not inputs or batch < 1 or (rows is not None and not 1 <= rows <= PLACES):
+        raise SettingError(f"a run has inputs, batches of at least 1 and files of at least 1 row; {list(inputs)}, batch {batch}, rows {rows} came.")
+    loaded = Captioner.load(captioner, own_parts=own_parts)
+    where = str(output) if "://" in str(output) else str(Path(output).absolute())
+    sources = [one if "://" in one else str(Path(one).absolute()) for one in inputs]
+    asked = {
+        "format_version": FORMAT, "inputs": sources, "captioner": loaded.fingerprint, "decoding": asdict(decoding or loaded.decoding), "batch": batch,
+        "dtype": dtype, "asked": {"column": column, "key": key, "rows": rows},
+    }  # fmt: skip
+    with _alone(where):
+        reading, pieces = _planned(where, asked, loaded.backbone.dim)
+        job = Job(where, captioner, loaded.fingerprint, reading, decoding or loaded.decoding, batch, dtype, own_parts=own_parts)
+        del loaded  # workers have their own
+        return _run(job, pieces, max_errors, address, workers, threads, device, shown)
+
+
+def _planned(output: str, asked: dict[str, Any], dim: int) -> tuple[Reading, list[Piece]]:
+    """What the run that began here was to do, or what a new one is."""
+    path = join(output, "manifest.json")
+    if exists(path):
+        with open_file(path) as file:
+            manifest = json.load(file)
+        changed = [
+            f"{name} was {json.dumps(manifest.get(name))}, now {json.dumps(value)}" for name, value in asked.items() if manifest.get(name) != value
+        ]
+        if changed:
+            raise MismatchError(f"{output} holds a run with something else ({'; '.join(changed)}). Name another folder, or delete this one.")
+        with open_file(join(output, "plan.parquet")) as file:
+            return Reading(**manifest["reading"]), [Piece(**row) for row in pq.read_table(file).to_pylist()]
+    if names_in(join(output, "captions")):
+        raise MismatchError(f"{output} holds captions, and no manifest.json that says of what. Name another folder.")
+    reading, pieces = plan(asked["inputs"], join(output, "photos.parquet"), dim, **asked["asked"])
+    with writing(join(output, "plan.parquet")) as temporary:
+        pq.write_table(pa.Table.from_pylist([asdict(piece) for piece in pieces]), temporary)
+    _write_json(
+        path, {"capdec": __version__, **asked, "reading": asdict(reading), "pieces": len(pieces), "rows": sum(piece.rows for piece in pieces)}
+    )
+    return reading, pieces
+
+
+def _run(
+    job: Job, pieces: list[Piece], max_errors: int | None, address: str | None, workers: int | None, threads: int | None, device: str, shown: bool
+) -> dict[str, Any]:
+    began, done = time.monotonic(), _finished(job.output)
+    before = count = sum(rows for rows, _ in done.values())
+    failed = sum(errors for _, errors in done.values())
+    todo = [piece for piece in pieces if piece.number not in done]
+    with Progress("pieces", len(pieces), shown, start=len(done)) as bar:
+        _stop_at(max_errors, failed, job.output)
+        for number, (new, wrong) in enumerate(_through_ray(job, todo, address, workers, threads, device), start=len(done) + 1):
+            count, failed = count + new, failed + wrong
+            bar.update(number, f"{count:,} rows, {failed:,} errors, {(count - before) / (time.monotonic() - began):.1f} rows/s")
+            _stop_at(max_errors, failed, job.output)
+    seconds = time.monotonic() - began
+    errors = _write_errors(job.output)
+    this_run = {"rows": count - before, "pieces": len(todo), "seconds": round(seconds, 1), "rows_per_second": round((count - before) / seconds, 2)}
+    summary = {"rows": count, "captioned": count - failed, "errors": failed, "pieces": len(pieces), "this_run": this_run, "first_errors": errors}
+    _write_json(join(job.output, "summary.json"), summary)
+    return summary
+
+
+def _stop_at(most: int | None, failed: int, output: str) -> None:
+    if most is not None and failed > most:
+        _write_errors(output)
+        raise DataError(
+            f"{failed:,} rows failed, and at most {most:,} may: {output}/errors.jsonl says which, and why. To go on, allow more (--max-errors)."
+        )
+
+
+def _through_ray(
+    job: Job, pieces: list[Piece], address: str | None, workers: int | None, threads: int | None, device: str
+) -> Iterator[tuple[int, int]]:
+    """Rows and errors of each piece as it is finished."""
+    if not pieces:
+        return
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # Ray would tell its makers
+    os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")
+    ours: dict[str, Any] = {"include_dashboard": False, "object_store_memory": OBJECT_STORE} if address is None else {}
+    ray.init(address or "local", log_to_driver=False, logging_level=logging.ERROR, **ours)
+    try:
+        logging.getLogger("ray.data").setLevel(logging.ERROR)
+        job, count = _with_resources(job, workers, threads, device)
+        context = ray.data.DataContext.get_current()
+        context.enable_progress_bars = context.print_on_execution_start = False
+        found = ray.data.read_datasource(_Pieces(pieces), num_cpus=0, override_num_blocks=len(pieces)).map_batches(
+            Worker, fn_constructor_args=(job,), batch_size=1, compute=ray.data.ActorPoolStrategy(size=min(count, len(pieces))),
+            num_cpus=job.threads, num_gpus=int(job.device == "cuda"),
+        )  # fmt: skip
+        for row in found.iter_rows():
+            yield int(row["rows"]), int(row["errors"])
+    except ray.exceptions.RayError as error:
+        raise _cause(error) from error
+    finally:
+        ray.shutdown()
+
+
+def _with_resources(job: Job, workers: int | None, threads: int | None, device: str) -> tuple[Job, int]:
+    """The job with device and threads, and how many workers. Raises SettingError for more than the machines have: Ray would wait for ever."""
+    there = ray.cluster_resources()
+    cores, gpus = int(there.get("CPU", 1)), int(there.get("GPU", 0))
+    if device == "cuda" and not gpus:
+        raise SettingError("no GPU is on the machines that Ray has. Take device cpu, or start Ray where GPUs are.")
+    on_gpus = gpus > 0 if device == "auto" else device == "cuda"
+    threads = threads or (max(1, cores // gpus - 1) if on_gpus else 1)
+    most = min(gpus, cores // threads) if on_gpus else cores // threads
+    if not 1 <= (workers or most) <= most:
+        raise SettingError(f"{workers or 1} workers of {threads} threads were asked for; Ray has {cores} cores and {gpus} GPUs, which do for {most}.")
+    return replace(job, device="cuda" if on_gpus else "cpu", threads=threads), workers or most
+
+
+def _cause(error: Exception) -> CapdecError:
+    """What a worker raised, out of what Ray makes of it."""
+    inner: BaseException | None = error
+    while inner is not None and not isinstance(inner, CapdecError):
+        if isinstance(inner, OSError) and not isinstance(inner, ray.exceptions.RayError):
+            return DataError(f"a worker cannot go on: {brief(inner)}. What is finished is kept; mend that, and run the same again.")
+        inner = getattr(inner, "cause", None) or inner.__cause__
+    return inner or DataError(f"the run broke off: {brief(error)}. What is finished is kept; the same command goes on.")
+
+
+class _Pieces(ray.data.Datasource):
+    """Ray Data's way to be given work little by little: a task a piece, which says no more than which."""
+
+    def __init__(self, pieces: list[Piece]):
+        super().__init__()
+        self.pieces = pieces
+
+    def estimate_inmemory_data_size(self) -> int | None:
+        return None
+
+    def get_read_tasks(self, parallelism: int, per_task_row_limit: int | None = None, data_context: Any = None) -> list[Any]:
+        about = BlockMetadata(num_rows=1, size_bytes=200, input_files=None, exec_stats=None)
+        return [ray.data.ReadTask(partial(_told, piece), about) for piece in self.pieces]
+
+
+def _told(piece: Piece) -> list[Any]:
+    return [pa.Table.from_pylist([asdict(piece)])]
+
+
+class Worker:
+    """What Ray keeps one of for each GPU or some cores: a captioner, loaded once, that does pieces."""
+
+    def __init__(self, job: Job):
+        self.job = job
+        if job.device == "cpu":
+            torch.set_num_threads(job.threads)
+        self.captioner = Captioner.load(job.captioner, job.device, own_parts=job.own_parts, dtype=job.dtype)
+        if self.captioner.fingerprint != job.fingerprint:
+            raise MismatchError(f"{job.captioner} is another captioner where this worker is than where the run was started. Put the same one there.")
+
+    def __call__(self, batch: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+        piece = Piece(**{name: values[0].item() if isinstance(values[0], np.generic) else values[0] for name, values in batch.items()})
+        rows, errors = caption_piece(self.captioner, piece, self.job)
+        return {"rows": np.array([rows]), "errors": np.array([errors])}
+
+
+def caption_piece(captioner: Captioner, piece: Piece, job: Job) -> tuple[int, int]:
+    """Captions a piece, writes its file and returns its rows and how many failed. A file that is there is left: a worker may die between writing and
+    telling. Raises OSError where it cannot be written."""
+    path = join(job.output, f"captions/{piece.number:06d}.parquet")
+    if exists(path):
+        return _counts(path)
+    keys: list[str] = []
+    found: list[Caption | Exception] = []
+    read = _vectors if job.reading.kind == "vectors" else _photos
+    try:
+        for some, results in read(captioner, piece, job):
+            keys += some
+            found += results
+    except (DataError, OSError) as error:
+        keys.append(piece.source)
+        found.append(error if isinstance(error, DataError) else DataError(f"{piece.source} cannot be read: {brief(error)}"))
+    errors = sum(isinstance(one, Exception) for one in found)
+    table = pa.Table.from_pylist([_row(key, one) for key, one in zip(keys, found, strict=True)], ROW)
+    with writing(path) as temporary:
+        pq.write_table(table.replace_schema_metadata({"rows": str(len(found)), "errors": str(errors)}), temporary)
+    return len(found), errors
+
+
+def _photos(captioner: Captioner, piece: Piece, job: Job) -> Iterator[tuple[list[str], list[Any]]]:
+    """Keys, and a caption or an error for each, batch by batch. Raises DataError or OSError behind the last one that could be read."""
+    broken: list[DataError | OSError] = []
+
+    def until_broken() -> Iterator[Photo]:
+        try:
+            yield from read_photos(piece, job.reading, job.batch)
+        except (DataError, OSError) as error:
+            broken.append(error)
+
+    named, listed = itertools.tee(until_broken())
+    done = piece.number * PLACES
+    for opened in opened_photos((opener for _, opener in listed), captioner.backbone, job.batch, job.threads):
+        images = [image for image in opened if not isinstance(image, ImageError)]
+        captions = iter(captioner.caption(images, job.decoding, job.batch, start=done))
+        done += len(images)
+        keys = [key for key, _ in itertools.islice(named, len(opened))]
+        yield keys, [image if isinstance(image, ImageError) else next(captions) for image in opened]
+    if broken:
+        raise broken[0]
+
+
+def _vectors(captioner: Captioner, piece: Piece, job: Job) -> Iterator[tuple[list[str], list[Any]]]:
+    """As `_photos`."""
+    dim, done = captioner.backbone.dim, piece.number * PLACES
+    for keys, rows in read_vectors(piece, job.reading, dim, job.batch):
+        good = [row if row is not None and np.isfinite(row).all() and row.any() else None for row in rows]
+        kept = [row for row in good if row is not None]
+        captions = iter(captioner.caption_embeddings(np.stack(kept), job.decoding, job.batch, start=done) if kept else ())
+        done += len(kept)
+        wrong = DataError(f"this embedding is missing, zero, not finite, or not {dim} numbers.")
+        yield keys, [wrong if row is None else next(captions) for row in good]
+
+
+def _row(key: str, found: Caption | Exception) -> dict[str, Any]:
+    shown = key.encode("utf-8", "backslashreplace").decode()  # a file's name need not be text
+    if isinstance(found, Exception):
+        return {"key": shown, "caption": None, "score": None, "alternatives": None, "error": " ".join(str(found).split())}
+    alternatives = [{"caption": other.text, "score": other.score} for other in found.alternatives]
+    return {"key": shown, "caption": found.text, "score": found.score, "alternatives": alternatives, "error": None}
+
+
+def _finished(output: str) -> dict[int, tuple[int, int]]:
+    """Rows and errors of the pieces that are there."""
+    folder = join(output, "captions")
+    names = [name for name in names_in(folder) if name.endswith(".parquet")]
+    with ThreadPoolExecutor(16) as pool:
+        counts = pool.map(_counts, (join(folder, name) for name in names))
+        return {int(name.partition(".")[0]): counted for name, counted in zip(names, counts, strict=True)}
+
+
+def _counts(path: str) -> tuple[int, int]:
+    try:
+        with open_file(path) as file:
+            told = pq.read_schema(file).metadata
+        return int(told[b"rows"]), int(told[b"errors"])
+    except (pa.ArrowException, KeyError, TypeError) as error:
+        raise DataError(f"{path} is not what a run writes ({brief(error)}). Delete it, and run the same again.") from error
+
+
+def _write_errors(output: str) -> list[dict[str, str]]:
+    """errors.jsonl, a line for each row that failed; the first ten are returned."""
+    first: list[dict[str, str]] = []
+    with writing(join(output, "errors.jsonl")) as temporary, temporary.open("w", encoding="utf-8") as lines:
+        for number, (_, errors) in sorted(_finished(output).items()):
+            if errors:
+                with open_file(join(output, f"captions/{number:06d}.parquet")) as file:
+                    table = pq.read_table(file, columns=["key", "error"])
+                failed = table.filter(pa.compute.is_valid(table["error"])).to_pylist()
+                first += failed[: 10 - len(first)]
+                lines.writelines(json.dumps(row, ensure_ascii=False) + "\n" for row in failed)
+    return first
+
+
+def _write_json(path: str, value: object) -> None:
+    with writing(path) as temporary:
+        temporary.write_text(json.dumps(value, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+
+
+@contextmanager
+def _alone(output: str) -> Iterator[None]:
+    """Two runs in one folder at once would do everything twice. Raises SettingError where another is at work; a run that was killed is not. On
+    a file system of another kind nothing can be locked. What a killed run left half-written is cleared away."""
+    if "://" in output:
+        yield
+        return
+    folder = Path(output)
+    folder.mkdir(parents=True, exist_ok=True)
+    with (folder / ".lock").open("w") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise SettingError(f"another run is at work in {output}. Wait for it, or name another folder.") from error
+        for half in (*folder.glob(".*.part"), *folder.glob("captions/.*.part")):
+            half.unlink(missing_ok=True)
+        yield

@@ -1,0 +1,69 @@
+"""Files wherever fsspec finds them: local ones, and those of s3://, gs://, hf:// ... Written whole or not at all."""
+
+import posixpath
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import IO, Any, cast
+
+from capdec.checkpoint import replacing
+from capdec.errors import MissingExtra, SettingError, brief
+
+
+def system_of(path: str) -> tuple[Any, str]:
+    """The file system that a path is of, and the path there. Raises SettingError or MissingExtra for one that is not to be had."""
+    try:
+        import fsspec.core
+
+        system, inner = fsspec.core.url_to_fs(path)
+    except ImportError as error:
+        package = error.name or str(error).partition("nstall ")[2].partition(" ")[0] or "fsspec"
+        raise MissingExtra(package, "bulk", f"reading {path}") from error
+    except ValueError as error:
+        raise SettingError(f"{path} is on no file system that is known: {brief(error)}") from error
+    return system, str(inner)
+
+
+def join(folder: str, name: str) -> str:
+    return name if "://" in name else posixpath.join(folder, name)
+
+
+def open_file(path: str) -> IO[bytes]:
+    system, inner = system_of(path)
+    return cast(IO[bytes], system.open(inner, "rb"))
+
+
+def exists(path: str) -> bool:
+    system, inner = system_of(path)
+    return bool(system.exists(inner))
+
+
+def size_of(path: str) -> int:
+    """Bytes; 0 where the file system does not say."""
+    system, inner = system_of(path)
+    return int(system.info(inner).get("size") or 0)
+
+
+def names_in(folder: str) -> list[str]:
+    """Of the files in a folder, hidden ones left out; none where there is no folder."""
+    system, inner = system_of(folder)
+    if not system.exists(inner):
+        return []
+    return sorted(name for path in system.ls(inner, detail=False) if not (name := posixpath.basename(str(path).rstrip("/"))).startswith("."))
+
+
+@contextmanager
+def writing(path: str) -> Iterator[Path]:
+    """A local file to be written; it is at `path` when the block ends without an error, and `path` stays as it was otherwise. On an object store a
+    file appears when it is whole; one with halves has to be written by way of this machine's."""
+    if "://" not in path:
+        with replacing(path) as temporary:
+            yield temporary
+        return
+    system, inner = system_of(path)
+    with tempfile.TemporaryDirectory() as folder:
+        temporary = Path(folder) / posixpath.basename(path)
+        yield temporary
+        system.makedirs(posixpath.dirname(inner), exist_ok=True)
+        system.put_file(str(temporary), inner)
