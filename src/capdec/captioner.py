@@ -85,6 +85,11 @@ class Captioner:
         return tensors
 
     @property
+    def description(self) -> str:
+        """The names of its parts; of a folder its own name alone."""
+        return " + ".join(Path(name).name if Path(name).is_absolute() else name for name in _parts_of(self.spec))
+
+    @property
     def supervision(self) -> Supervision:
         """Of training and the bridges; `supervision_on` adds what is so on one dataset only."""
         total = self.given
@@ -146,6 +151,16 @@ class Captioner:
             found += self._generate(part, decoding or self.decoding, start + len(found))
         return found
 
+    def neighbours(self, embeddings: Float[Tensor, "B D"] | Float[Tensor, "B K D"], count: int) -> list[list[tuple[str, float]]]:
+        """For each image embedding the `count` captions of its memory that are nearest, and their cosines with it as it gets there. Raises
+        SettingError where no memory keeps its texts."""
+        teller = self._teller()
+        condition = Condition.of((F.normalize(embeddings, dim=-1) if self.normalize else embeddings).cpu())
+        for bridge in itertools.takewhile(lambda bridge: bridge is not teller, self.bridges):
+            drawn = getattr(bridge, "draws", False)
+            condition = _drawn(bridge, condition, range(len(condition))) if drawn else bridge.from_image(condition, None)
+        return teller.memory.said_near(condition, count)
+
     def _generate(self, embeddings: Tensor, decoding: Decoding, start: int) -> list[Caption]:
         """Where a bridge draws at inference, each of a photo's captions is told from draws of its own, and is the best of its search."""
         generation.check(decoding)
@@ -170,7 +185,8 @@ class Captioner:
         elif decoding.rerank == "consensus":
             lists = by_consensus(lists, decoding.score_weight)
         elif teller is not None:
-            lists = by_neighbours(lists, teller.memory.said_near(asked, decoding.neighbours), decoding.score_weight)
+            near = teller.memory.said_near(asked, decoding.neighbours)
+            lists = by_neighbours(lists, [[text for text, _ in texts] for texts in near], decoding.score_weight)
         return [replace(best, alternatives=tuple(others)) for best, *others in (captions[: decoding.captions] for captions in lists)]
 
     def _teller(self) -> Any:
@@ -329,8 +345,7 @@ def licence() -> str:
 
 def _describe(folder: Path) -> str:
     config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
-    named = [*_names_of(config["backbone"]), *(_names_of(spec)[0] for spec in config["bridges"]), *_names_of(config["decoder"])]
-    return " + ".join(named) + f", {config['supervision']}"
+    return " + ".join(_parts_of(config)) + f", {config['supervision']}"
 
 
 def locate(name: str) -> Path:
@@ -353,6 +368,10 @@ def locate(name: str) -> Path:
         return Path(snapshot_download(repository, revision=revision or None, ignore_patterns=["*.bin", "*.pkl", "*.pt", "*.py"]))
     except Exception as error:
         raise DataError(f"{name!r} is not a folder here and could not be fetched from the hub: {str(error).splitlines()[0]}") from error
+
+
+def _parts_of(spec: dict[str, Any]) -> list[str]:
+    return [*_names_of(spec["backbone"]), *(_names_of(one)[0] for one in spec["bridges"]), *_names_of(spec["decoder"])]
 
 
 def _names_of(spec: str | dict[str, Any]) -> list[str]:

@@ -64,16 +64,11 @@ def _decoding(command: Callable) -> Callable:
 
 
 def _decoding_of(default: "Decoding", given: dict[str, Any]) -> "Decoding":
-    from dataclasses import fields, replace
+    from dataclasses import fields
 
-    from capdec.generation import check
+    from capdec.generation import changed
 
-    named = {field.name: given[field.name] for field in fields(default) if given.get(field.name) is not None}
-    if named.get("rerank") == "none":  # the captioner's own way of choosing goes with it
-        named = {"candidates": 0, "score_weight": 0.0, **named}
-    decoding = replace(default, **named)
-    check(decoding)
-    return decoding
+    return changed(default, {field.name: given[field.name] for field in fields(default) if given.get(field.name) is not None})
 
 
 captioner_option = click.option(
@@ -686,6 +681,45 @@ def demo(folder: str | None, output: Path, captioner: str, own_parts: bool, devi
     for entry in run(loaded, folder, output, replace(loaded.decoding, captions=3), about):
         _show(Record(entry.name, entry.caption, entry.error))
     click.echo(f"\n{about}\n\nGallery: {output}")
+
+
+@main.command()
+@click.option(
+    "--captioner",
+    "names",
+    multiple=True,
+    default=("flickr",),
+    show_default=True,
+    metavar="NAME|DIR|HUB_ID",
+    help="An embedded captioner, a folder, or a hub id (@revision). Several are all served; the first is the one that a request need not name.",
+)
+@own_parts_option
+@click.option("--host", default="127.0.0.1", show_default=True, help="Where to listen. 0.0.0.0 is every network this machine is in.")
+@click.option("--port", type=click.IntRange(0, 65535), default=8000, show_default=True, help="0 takes any that is free.")
+@click.option("--batch", type=click.IntRange(min=1), default=32, show_default=True, help="Photos that go through the captioner together, at most.")
+@click.option("--queue", type=click.IntRange(min=1), default=256, show_default=True, help="Photos that may wait; beyond that requests are refused.")
+@click.option("--deadline", type=click.FloatRange(0, min_open=True), default=30.0, show_default=True, help="Seconds that a request may take.")
+@click.option("--max-body-mb", type=click.FloatRange(0, min_open=True), default=32.0, show_default=True, help="Megabytes of one request.")
+@click.option("--max-pixels", type=click.IntRange(min=1), default=50_000_000, show_default=True, help="Of one photo.")
+@click.option("--max-inputs", type=click.IntRange(min=1), default=64, show_default=True, help="Photos of one request.")
+@click.option("--allow-urls", is_flag=True, help="Fetch photos from addresses that requests name: public ones, ports 80 and 443.")
+@click.option("--api-key", envvar="CAPDEC_API_KEY", help="What clients must send as Authorization: Bearer KEY.  [env: CAPDEC_API_KEY]")
+@device_option
+@dtype_option
+def serve(names: tuple[str, ...], own_parts: bool, device: str, dtype: str, max_body_mb: float, **settings: Any) -> None:
+    """Serve captions over HTTP: a page at /, POST /v1/captions for programs, its description at /docs.
+
+    SIGTERM or Ctrl-C ends it when what is in hand is finished.
+    """
+    from capdec.captioner import Captioner
+    from capdec.errors import SettingError
+    from capdec.service import serve as run
+
+    served = [Path(name).resolve().name if Path(name).is_dir() else name for name in names]  # clients need not know where it lies
+    if len(set(served)) < len(served):
+        raise SettingError(f"two captioners would have one name: {', '.join(served)}. Rename a folder.")
+    loaded = [Captioner.load(name, device, own_parts=own_parts, dtype=dtype) for name in names]
+    run(dict(zip(served, loaded, strict=True)), max_body=int(max_body_mb * 1e6), **settings)
 
 
 @main.command()

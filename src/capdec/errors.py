@@ -6,7 +6,11 @@ CapdecError                 catch this one to catch them all
 ├── MissingExtra            an optional package is needed; the message names the extra to install
 ├── MismatchError           two things that must belong together do not: widths, fingerprints, corpora
 ├── DataError               a file of captions, embeddings or weights that cannot be used
-└── ImageError              one photo that cannot be opened or is refused
+├── ImageError              one photo that cannot be opened or is refused
+│   └── AddressError        its address cannot be fetched, or may not be
+├── OverloadedError         more waits than may; `retry_after` says in how many seconds there is likely to be room
+├── DeadlineError           it was not done in the time that it had
+└── ClosedError             no more is taken: it is shutting down
 
 A message says what came, what would do, and what to try.
 """
@@ -41,6 +45,26 @@ class DataError(CapdecError, ValueError):
 
 class ImageError(CapdecError):
     """One photo that cannot be opened or is refused."""
+
+
+class AddressError(ImageError):
+    """A photo's address that cannot be fetched, or may not be."""
+
+
+class OverloadedError(CapdecError):
+    """More waits than may; `retry_after` is a guess, in seconds, of when there is room."""
+
+    def __init__(self, message: str, retry_after: float = 1.0):
+        super().__init__(message)
+        self.retry_after = retry_after
+
+
+class DeadlineError(CapdecError, TimeoutError):
+    """It was not done in the time that it had."""
+
+
+class ClosedError(CapdecError):
+    """No more is taken: it is shutting down."""
 
 
 def brief(error: Exception) -> str:

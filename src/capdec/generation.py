@@ -12,7 +12,7 @@ Where images are done, the last ones take their places, so that a stepper has li
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import numpy as np
@@ -54,6 +54,21 @@ def search(stepper: Stepper, decoding: Decoding, end: int) -> list[list[Found]]:
 def settings(values: dict[str, Any]) -> Decoding:
     """Raises SettingError for an unknown name, showing those there are, and for what cannot be."""
     decoding = recipe.settings("decoding", Decoding, values)
+    check(decoding)
+    return decoding
+
+
+def changed(default: Decoding, given: dict[str, Any]) -> Decoding:
+    """A captioner's own decoding with some of it as asked for, to which its own way of choosing among candidates gives way: there are no more of them
+    than a search asked for has. Raises SettingError for what cannot be."""
+    decoding = replace(default, **given)
+    if not given.keys() & {"rerank", "candidates"}:
+        most = {"beam": decoding.beams, "greedy": 1}.get(decoding.strategy, decoding.candidates)
+        decoding = replace(decoding, candidates=min(decoding.candidates, most))
+        if found(decoding) < 2:
+            given = {"rerank": "none", **given}
+    if given.get("rerank") == "none":
+        decoding = replace(decoding, **{"candidates": 0, "score_weight": 0.0, **given})
     check(decoding)
     return decoding
 

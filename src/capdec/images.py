@@ -22,7 +22,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageFile, TiffImagePlugin, UnidentifiedImageError
 
-from capdec.errors import ImageError
+from capdec.errors import AddressError, ImageError
 
 FORMATS = ("JPEG", "MPO", "PNG", "WEBP", "GIF", "BMP", "DIB", "TIFF", "PPM", "AVIF", "HEIF", "ICO")  # HEIF: where a plugin is
 LONGEST_SIDE = 1024
@@ -53,19 +53,20 @@ def open_image(
     at_most: int | None = None,
     max_bytes: int = 50_000_000,
     timeout: float = 20.0,
+    public_only: bool = False,
 ) -> Image.Image:
     """An upright RGB photo from a file, an http(s) address or the bytes themselves; transparency turns white, an animation gives its first frame.
 
     `at_most` is the longest side wanted: a larger photo is shrunk, and a JPEG then decoded at 1/2, 1/4 or 1/8, which costs little. `max_bytes` and
-    `timeout` (seconds) hold for addresses. An address is fetched wherever it points, your own network included: a service
-    should not hand on those of strangers.
+    `timeout` (seconds) hold for addresses. An address is fetched wherever it points, your own network included; with `public_only`, for a service
+    that takes those of strangers, only from ports 80 and 443 of hosts whose every address is one of the public internet, also behind a redirection.
 
-    Raises ImageError, in one line, and nothing else.
+    Raises ImageError, in one line, and nothing else; AddressError where an address could not be fetched.
     """
     name = f"the image of {len(source)} bytes" if isinstance(source, bytes) else _shown(source) or "an empty path"
     try:
         if isinstance(source, str) and "://" in source:
-            source = _download(source, name, max_bytes, timeout)
+            source = _download(source, name, max_bytes, timeout, public_only)
         if isinstance(source, bytes):
             return _decode(io.BytesIO(source), name, max_pixels, at_most)
         if os.path.isdir(source):
@@ -224,23 +225,30 @@ def _guess(head: bytes) -> str:
     return "not an image, or damaged from its start"
 
 
-def _download(url: str, name: str, max_bytes: int, timeout: float) -> bytes:
+def _download(url: str, name: str, max_bytes: int, timeout: float, public_only: bool) -> bytes:
     import urllib.error
     import urllib.parse
     import urllib.request
 
     scheme = url.partition("://")[0].lower()
     if scheme not in ("http", "https"):
-        raise ImageError(f"{name} is a {scheme} address, and only http and https are fetched. Give a file's path without {scheme}://.")
+        raise AddressError(f"{name} is a {scheme} address, and only http and https are fetched. Give a file's path without {scheme}://.")
     # An opener of our own: the usual one would follow a redirection to ftp.
     opener = urllib.request.OpenerDirector()
-    opener.add_handler(urllib.request.ProxyHandler())
-    opener.add_handler(urllib.request.UnknownHandler())
-    opener.add_handler(urllib.request.HTTPHandler())
-    opener.add_handler(urllib.request.HTTPSHandler())
-    opener.add_handler(urllib.request.HTTPDefaultErrorHandler())
-    opener.add_handler(urllib.request.HTTPRedirectHandler())
-    opener.add_handler(urllib.request.HTTPErrorProcessor())
+    if public_only:
+        from capdec.public_addresses import handlers
+
+        fetching: list[urllib.request.BaseHandler] = handlers(timeout)
+    else:
+        fetching = [urllib.request.ProxyHandler(), urllib.request.HTTPHandler(), urllib.request.HTTPSHandler()]
+    for handler in (
+        *fetching,
+        urllib.request.UnknownHandler(),
+        urllib.request.HTTPDefaultErrorHandler(),
+        urllib.request.HTTPRedirectHandler(),
+        urllib.request.HTTPErrorProcessor(),
+    ):
+        opener.add_handler(handler)
     quoted = urllib.parse.quote(url, safe="%/:=&?~#+!$,;'@()*[]")  # spaces and umlauts, as pasted
     request = urllib.request.Request(quoted, headers={"User-Agent": "capdec (+https://pypi.org/project/capdec)", "Accept": "image/*"})
     deadline = time.monotonic() + timeout
@@ -250,18 +258,21 @@ def _download(url: str, name: str, max_bytes: int, timeout: float) -> bytes:
             while chunk := response.read1(65536):
                 content += chunk
                 if len(content) > max_bytes:
-                    raise ImageError(f"{name} has more than {max_bytes:,} bytes. Download it yourself, or raise max_bytes.")
+                    raise AddressError(f"{name} has more than {max_bytes:,} bytes. Download it yourself, or raise max_bytes.")
                 if time.monotonic() > deadline:
                     raise TimeoutError
     except ImageError:
         raise
     except TimeoutError as error:
-        raise ImageError(f"{name} did not arrive within {timeout:g} s. Try again, or raise timeout.") from error
+        raise AddressError(f"{name} did not arrive within {timeout:g} s. Try again, or raise timeout.") from error
     except urllib.error.HTTPError as error:
-        raise ImageError(f"{name} could not be fetched: the server answered {error.code} {_shown(error.reason)}. Check the address.") from error
+        said = f"{error.code}" if public_only else f"{error.code} {_shown(error.reason)}"
+        raise AddressError(f"{name} could not be fetched: the server answered {said}. Check the address.") from error
     except Exception as error:  # URLError, and what http.client raises on a broken answer or address
+        if public_only:  # a stranger is not told what this network's names and hosts say
+            raise AddressError(f"{name} could not be fetched from a public address, port 80 or 443. Check it.") from error
         reason = getattr(error, "reason", None) or error
-        raise ImageError(f"{name} could not be fetched ({_shown(reason) or type(reason).__name__}). Check the address and the network.") from error
+        raise AddressError(f"{name} could not be fetched ({_shown(reason) or type(reason).__name__}). Check the address and the network.") from error
     return bytes(content)
 
 

@@ -102,13 +102,15 @@ class Memory:
         unseen = photos.repeat_interleave(condition.embeddings.shape[1])
         return embeddings, self.groups.to(embeddings.device), unseen.to(embeddings.device)
 
-    def said_near(self, condition: Condition, count: int) -> list[list[str]]:
-        """For each row 0 of the condition the `count` nearest captions. Raises SettingError where the texts were not kept."""
+    def said_near(self, condition: Condition, count: int) -> list[list[tuple[str, float]]]:
+        """For each row 0 of the condition the `count` nearest captions and their cosines. Raises SettingError where the texts were not kept."""
         if not self.texts:
             raise SettingError("this memory did not keep its texts: train with keep_texts = true in the bridge that has it.")
         queries = F.normalize(condition.embeddings[:, 0], dim=-1).float()
-        _, places = nearest(queries, self.rows.to(queries.device), count)
-        return [[self.texts[place] for place in row] for row in places.tolist()]
+        cosines, places = nearest(queries, self.rows.to(queries.device), count)
+        return [
+            [(self.texts[place], cosine) for place, cosine in zip(*row, strict=True)] for row in zip(places.tolist(), cosines.tolist(), strict=True)
+        ]
 
     def tensors(self) -> dict[str, Tensor]:
         if self.folder is not None:
