@@ -1,20 +1,27 @@
 """What nobody should send, sent: see hostile/. The readers run in a process of their own, with a watch on its time and a limit on its memory."""
 
+import io
+import itertools
 import json
 import subprocess
 import sys
-from functools import cache
+import tarfile
+from contextlib import suppress
+from functools import cache, partial
 from pathlib import Path
 
+import pyarrow.parquet as pq
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from capdec import shards
 from capdec.caption import caption_files
-from capdec.errors import ImageError
+from capdec.datasets.webdataset import WebDataset
+from capdec.errors import DataError, ImageError, SettingError
 from capdec.images import LONGEST_SIDE, open_image
 from capdec.protocols import Decoding
-from hostile import encoded, noise
+from hostile import encoded, files, noise
 
 READ_IMAGES = """
 import faulthandler, json, pathlib, resource, sys, warnings
@@ -117,3 +124,132 @@ def opens_or_says_why_not(content: bytes) -> None:
 @given(st.deferred(lambda: mutated(photos())))
 def test_a_mutated_photo_opens_or_says_why_not(content):
     opens_or_says_why_not(content)
+
+
+# --- files of bulk captioning
+
+
+@pytest.fixture
+def reader(tiny_captioner, tmp_path):
+    """name, content -> the rows that bulk captioning makes of a file, or None where the run is refused before it begins."""
+    pytest.importorskip("ray")
+    from capdec import bulk
+    from capdec.pieces import plan
+
+    numbers = itertools.count()
+
+    def read(name: str, content: bytes) -> list[dict] | None:
+        folder = tmp_path / str(next(numbers))
+        (folder / "captions").mkdir(parents=True)
+        (folder / name).write_bytes(content)
+        try:
+            reading, pieces = plan([str(folder / name)], str(folder / "photos.parquet"), tiny_captioner.backbone.dim, rows=4)
+        except (DataError, SettingError) as error:
+            assert name in str(error)
+            return None
+        rows = []
+        for piece in pieces:
+            job = bulk.Job(str(folder), "tiny", "", reading, Decoding("greedy", max_tokens=2), 3, "float32")
+            counts = bulk.caption_piece(tiny_captioner, piece, job)
+            found = pq.read_table(folder / f"captions/{piece.number:06d}.parquet").to_pylist()
+            assert counts == (len(found), sum(row["error"] is not None for row in found))
+            rows += found
+        return rows
+
+    return read
+
+
+@pytest.mark.parametrize("ending", ["tar", "npy", "safetensors", "parquet"])
+def test_hostile_files_are_rows_with_an_error_or_refused_before_a_run(ending, reader, tmp_path):
+    trap = tmp_path / "trap"
+    made = {"tar": files.tars, "npy": partial(files.npys, str(trap)), "safetensors": files.safetensors, "parquet": files.parquets}
+    cases = list(made[ending]())
+    assert len({case.name for case in cases}) == len(cases) > 40
+    for case in cases:
+        rows = reader(f"hostile.{ending}", case.content)
+        if case.good:
+            assert rows is not None and not any("hostile" in row["key"] and "damaged" in (row["error"] or "") for row in rows), (case.name, rows)
+        elif case.good is False and rows is not None:
+            assert rows[-1]["error"] is not None and "hostile" in rows[-1]["error"], (case.name, rows)
+        for row in rows or []:
+            assert (row["caption"] is None) != (row["error"] is None) and "\n" not in (row["error"] or ""), (case.name, row)
+    assert not trap.exists(), "a pickle was loaded"
+
+
+def test_hostile_shards_are_read_or_refused_for_training(tmp_path):
+    path = tmp_path / "hostile.tar"
+    for case in files.tars():
+        path.write_bytes(case.content)
+        reads_or_says_why_not(path)
+
+
+def reads_or_says_why_not(path: Path) -> None:
+    try:
+        for example in WebDataset(path):
+            with suppress(ImageError):
+                assert example.open_image is None or example.open_image().mode == "RGB"
+    except DataError as error:
+        assert path.name in str(error)
+
+
+def whole_tars() -> list[bytes]:
+    found = []
+    for form in (tarfile.USTAR_FORMAT, tarfile.GNU_FORMAT, tarfile.PAX_FORMAT):
+        file = io.BytesIO()
+        with tarfile.open(fileobj=file, mode="w", format=form) as tar:
+            for name in ("a.png", "a.json", f"{'b' * 60}/{'b' * 60}.png", "Ü.txt"):
+                content = {"png": encoded(noise(3, 2), "PNG"), "json": b'{"caption": "a photo"}'}.get(name.rpartition(".")[2], b"a text")
+                member = tarfile.TarInfo(name)
+                member.size, member.mtime = len(content), 1e9 + 0.5
+                tar.addfile(member, io.BytesIO(content))
+        found.append(file.getvalue())
+    return found
+
+
+def with_right_checksums(tar: bytes) -> bytes:
+    """A damaged header is seen by its checksum; a forged one has the right one."""
+    blocks = [tar[start : start + 512] for start in range(0, len(tar), 512)]
+    for number, block in enumerate(blocks):
+        if block[257:262] == b"ustar":
+            plain = block[:148] + b" " * 8 + block[156:]
+            blocks[number] = block[:148] + b"%06o\0 " % sum(plain) + block[156:]
+    return b"".join(blocks)
+
+
+@settings(max_examples=200, deadline=None, suppress_health_check=list(HealthCheck))
+@given(content=st.deferred(lambda: mutated(whole_tars())), forged=st.booleans())
+def test_a_mutated_shard_is_read_or_says_why_not(tmp_path_factory, content, forged):
+    path = tmp_path_factory.getbasetemp() / "mutated.tar"
+    path.write_bytes(with_right_checksums(content) if forged else content)
+    reads_or_says_why_not(path)
+
+
+@settings(max_examples=200, deadline=None, suppress_health_check=list(HealthCheck))
+@given(
+    content=st.deferred(
+        lambda: mutated([case.content for case in (*files.npys(""), *files.safetensors()) if case.good and len(case.content) < 2000])
+    ),
+    ending=st.sampled_from(["npy", "safetensors"]),
+)
+def test_a_mutated_matrix_is_read_or_says_why_not(tmp_path_factory, content, ending):
+    path = tmp_path_factory.getbasetemp() / f"mutated.{ending}"
+    path.write_bytes(content)
+    with path.open("rb") as file:
+        try:
+            found = shards.matrix(file, path.name)
+            rows = found.read(file, 0, found.rows, path.name)
+            assert rows.shape == (found.rows, found.dim) and rows.nbytes <= 4 * len(content)
+        except DataError as error:
+            assert path.name in str(error)
+
+
+@settings(max_examples=200, deadline=None, suppress_health_check=list(HealthCheck))
+@given(content=st.deferred(lambda: mutated([files.table({"key": ["a", "b"], "embedding": [[1.0] * 4, [2.0] * 4]}, compression="none")])))
+def test_mutated_parquet_is_read_or_says_why_not(content):
+    try:
+        opened = shards.parquet(io.BytesIO(content), "mutated")
+        for part in shards.batches(opened, "mutated", ["embedding"], range(opened.num_row_groups), 2):
+            for vector in shards.vectors(part.column("embedding"), 4):
+                assert vector is None or vector.shape == (4,)
+    except DataError as error:
+        assert "mutated" in str(error)
