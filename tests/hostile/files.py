@@ -381,6 +381,8 @@ def parquets() -> Iterator[Case]:
             "parquet of no columns": table({}),
             "parquet of two columns of one name": twins(),
             "parquet whose first value is damaged": whole[:4] + b"\xff" * 30 + whole[34:],
+            "parquet of keys that are no text": table({"key": pa.array([b"\xff\xfe", b"a"]).view(pa.string()), "jpg": [photo, photo]}),
+            "parquet of paths that are no text": table({"path": pa.array([b"\xff\xfe.jpg", b"a.jpg"]).view(pa.string())}),
             "parquet of a column of nothing": table({"key": ["a"], "jpg": pa.nulls(1)}),
         },
     )
