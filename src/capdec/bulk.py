@@ -40,11 +40,8 @@ try:
     import pyarrow as pa
     import pyarrow.compute
     import pyarrow.parquet as pq
-    import ray
-    import ray.data
-    from ray.data.block import BlockMetadata
 except ImportError as error:
-    raise MissingExtra(error.name or "ray", "bulk", "captioning in bulk") from error
+    raise MissingExtra("pyarrow", "bulk", "captioning in bulk") from error
 
 FORMAT = 1
 CAPTION = pa.struct([("caption", pa.string()), ("score", pa.float32())])
@@ -145,11 +142,14 @@ def _run(
     before = count = sum(rows for rows, _ in done.values())
     failed = sum(errors for _, errors in done.values())
     todo = [piece for piece in pieces if piece.number not in done]
-    with Progress("pieces", len(pieces), shown, start=len(done)) as bar:
+    known = all(piece.rows for piece in pieces)  # of tar shards only reading tells how many photos they hold
+    total, start = (sum(piece.rows for piece in pieces), before) if known else (len(pieces), len(done))
+    with Progress("rows" if known else "shards", total, shown, start) as bar:
         _stop_at(max_errors, failed, job.output)
         for number, (new, wrong) in enumerate(_through_ray(job, todo, address, workers, threads, device), start=len(done) + 1):
             count, failed = count + new, failed + wrong
-            bar.update(number, f"{count:,} rows, {failed:,} errors, {(count - before) / (time.monotonic() - began):.1f} rows/s")
+            rate = "" if known else f"{count:,} rows, {(count - before) / (time.monotonic() - began):.1f} rows/s, "
+            bar.update(count if known else number, f"{rate}{failed:,} errors")
             _stop_at(max_errors, failed, job.output)
     seconds = time.monotonic() - began
     errors = _write_errors(job.output)
@@ -173,16 +173,22 @@ def _through_ray(
     """Rows and errors of each piece as it is finished."""
     if not pieces:
         return
+    try:
+        import ray
+        import ray.data
+    except ImportError as error:
+        raise MissingExtra("ray", "bulk", "captioning in bulk") from error
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # Ray would tell its makers
-    os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")
     ours: dict[str, Any] = {"include_dashboard": False, "object_store_memory": OBJECT_STORE} if address is None else {}
     ray.init(address or "local", log_to_driver=False, logging_level=logging.ERROR, **ours)
     try:
         logging.getLogger("ray.data").setLevel(logging.ERROR)
-        job, count = _with_resources(job, workers, threads, device)
+        job, count = _with_resources(job, ray.cluster_resources(), workers, threads, device)
         context = ray.data.DataContext.get_current()
         context.enable_progress_bars = context.print_on_execution_start = False
-        found = ray.data.read_datasource(_Pieces(pieces), num_cpus=0, override_num_blocks=len(pieces)).map_batches(
+        # a block a piece; telling which needs no core: the workers may have them all
+        told = ray.data.read_datasource(_datasource(pieces), num_cpus=0, override_num_blocks=len(pieces))
+        found = told.map_batches(
             Worker, fn_constructor_args=(job,), batch_size=1, compute=ray.data.ActorPoolStrategy(size=min(count, len(pieces))),
             num_cpus=job.threads, num_gpus=int(job.device == "cuda"),
         )  # fmt: skip
@@ -194,47 +200,49 @@ def _through_ray(
         ray.shutdown()
 
 
-def _with_resources(job: Job, workers: int | None, threads: int | None, device: str) -> tuple[Job, int]:
+def _datasource(pieces: list[Piece]) -> Any:
+    """Ray Data's way to be given work little by little: a task a piece, which says no more than which."""
+    from ray.data import Datasource, ReadTask
+    from ray.data.block import BlockMetadata
+
+    class Pieces(Datasource):
+        def estimate_inmemory_data_size(self) -> int | None:
+            return None
+
+        def get_read_tasks(self, parallelism: int, per_task_row_limit: int | None = None, data_context: Any = None) -> list[Any]:
+            about = BlockMetadata(num_rows=1, size_bytes=200, input_files=None, exec_stats=None)
+            return [ReadTask(partial(_told, piece), about) for piece in pieces]
+
+    return Pieces()
+
+
+def _told(piece: Piece) -> list[Any]:
+    return [pa.Table.from_pylist([asdict(piece)])]
+
+
+def _with_resources(job: Job, there: Mapping[str, float], workers: int | None, threads: int | None, device: str) -> tuple[Job, int]:
     """The job with device and threads, and how many workers. Raises SettingError for more than the machines have: Ray would wait for ever."""
-    there = ray.cluster_resources()
     cores, gpus = int(there.get("CPU", 1)), int(there.get("GPU", 0))
     if device == "cuda" and not gpus:
         raise SettingError("no GPU is on the machines that Ray has. Take device cpu, or start Ray where GPUs are.")
     on_gpus = gpus > 0 if device == "auto" else device == "cuda"
-    threads = threads or (max(1, cores // gpus - 1) if on_gpus else 1)
+    threads = threads or (max(1, cores // gpus) if on_gpus else 1)
     most = min(gpus, cores // threads) if on_gpus else cores // threads
     if not 1 <= (workers or most) <= most:
-        raise SettingError(f"{workers or 1} workers of {threads} threads were asked for; Ray has {cores} cores and {gpus} GPUs, which do for {most}.")
+        raise SettingError(f"{workers or 1} workers of {threads} threads were asked for; Ray has {cores} cores and {gpus} GPUs, enough for {most}.")
     return replace(job, device="cuda" if on_gpus else "cpu", threads=threads), workers or most
 
 
 def _cause(error: Exception) -> CapdecError:
     """What a worker raised, out of what Ray makes of it."""
     inner: BaseException | None = error
-    while inner is not None and not isinstance(inner, CapdecError):
-        if isinstance(inner, OSError) and not isinstance(inner, ray.exceptions.RayError):
+    while inner is not None:
+        if isinstance(inner, CapdecError):
+            return inner
+        if isinstance(inner, OSError) and not hasattr(inner, "cause"):  # Ray's own errors wear the type of what they hold
             return DataError(f"a worker cannot go on: {brief(inner)}. What is finished is kept; mend that, and run the same again.")
         inner = getattr(inner, "cause", None) or inner.__cause__
-    return inner or DataError(f"the run broke off: {brief(error)}. What is finished is kept; the same command goes on.")
-
-
-class _Pieces(ray.data.Datasource):
-    """Ray Data's way to be given work little by little: a task a piece, which says no more than which."""
-
-    def __init__(self, pieces: list[Piece]):
-        super().__init__()
-        self.pieces = pieces
-
-    def estimate_inmemory_data_size(self) -> int | None:
-        return None
-
-    def get_read_tasks(self, parallelism: int, per_task_row_limit: int | None = None, data_context: Any = None) -> list[Any]:
-        about = BlockMetadata(num_rows=1, size_bytes=200, input_files=None, exec_stats=None)
-        return [ray.data.ReadTask(partial(_told, piece), about) for piece in self.pieces]
-
-
-def _told(piece: Piece) -> list[Any]:
-    return [pa.Table.from_pylist([asdict(piece)])]
+    return DataError(f"the run broke off: {brief(error)}. What is finished is kept; the same command goes on.")
 
 
 class Worker:

@@ -5,7 +5,7 @@ import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import IO, Any, cast
+from typing import Any
 
 from capdec.checkpoint import replacing
 from capdec.errors import MissingExtra, SettingError, brief
@@ -29,9 +29,10 @@ def join(folder: str, name: str) -> str:
     return name if "://" in name else posixpath.join(folder, name)
 
 
-def open_file(path: str) -> IO[bytes]:
+def open_file(path: str) -> Any:
+    """For reading bytes; it can seek."""
     system, inner = system_of(path)
-    return cast(IO[bytes], system.open(inner, "rb"))
+    return system.open(inner, "rb")
 
 
 def exists(path: str) -> bool:

@@ -12,14 +12,14 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from dataclasses import dataclass
 from functools import partial
-from typing import IO, TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from capdec.errors import DataError, ImageError, SettingError, brief
 from capdec.files import exists, join, open_file, size_of, system_of, writing
 from capdec.images import LONGEST_SIDE, SUFFIXES, open_image
-from capdec.shards import IMAGES, Matrix, batches, matrix, parquet, samples, vectors
+from capdec.shards import IMAGES, File, Matrix, batches, matrix, parquet, samples, vectors
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -97,10 +97,10 @@ def _sources(inputs: list[str], listing: str, rows: int) -> tuple[str, list[str]
 
     def photos() -> Iterator[tuple[str, str]]:
         for given in inputs:
-            for path in _files(given):
+            for below, path in _files(given):
                 kind = ENDINGS.get(posixpath.splitext(path.lower())[1])
                 if kind == "photo":
-                    yield (path if len(inputs) > 1 else _below(path, given)), path
+                    yield (path if len(inputs) > 1 else below), path
                 elif kind is not None:
                     found[kind].append(path)
 
@@ -126,23 +126,24 @@ def _sources(inputs: list[str], listing: str, rows: int) -> tuple[str, list[str]
     return kinds[0], found.get(kinds[0], [])
 
 
-def _files(given: str) -> Iterator[str]:
-    """Files below a folder (hidden ones left out), what a pattern matches, or a file; in order. Raises DataError for what is not there or may not be
-    listed: photos that were left out in silence would be missed by nobody."""
+def _files(given: str) -> Iterator[tuple[str, str]]:
+    """Files below a folder (hidden ones left out), what a pattern matches, or a file; in order, with their path in that folder, or their name. Raises
+    DataError for what is not there or may not be listed: photos that were left out in silence would be missed by nobody."""
     system, path = system_of(given)
     remote = "://" in given
     try:
         if any(sign in given for sign in "*?[") and not system.exists(path):
             matched = sorted(one for one in system.glob(path) if not system.isdir(one))
-            yield from (system.unstrip_protocol(one) if remote else one for one in matched)
+            yield from ((posixpath.basename(one), system.unstrip_protocol(one) if remote else one) for one in matched)
         elif system.isdir(path):
             # local folders by their names alone: fsspec would ask and keep the state of every file
             for root, folders, names in system.walk(path, on_error="raise") if remote else os.walk(path, onerror=_raise):
                 folders[:] = sorted(name for name in folders if not name.startswith("."))
+                below = posixpath.relpath(root, path) if root != path else ""
                 above = system.unstrip_protocol(root) if remote else root
-                yield from (join(above, name) for name in sorted(names) if not name.startswith("."))
+                yield from ((join(below, name), join(above, name)) for name in sorted(names) if not name.startswith("."))
         elif system.exists(path):
-            yield given
+            yield posixpath.basename(path), given
         else:
             raise DataError(f"{given} is not there. Check the path.")
     except OSError as error:
@@ -151,12 +152,6 @@ def _files(given: str) -> Iterator[str]:
 
 def _raise(error: OSError) -> None:
     raise error
-
-
-def _below(path: str, folder: str) -> str:
-    """A photo's key: its path in the folder that was named."""
-    inner = path.removeprefix(folder.rstrip("/") + "/")
-    return inner if inner != path else posixpath.basename(path)
 
 
 def _columns_of(sources: list[str], column: str | None, key: str | None) -> Reading:
@@ -218,7 +213,7 @@ def _spans_of_parquet(source: str, reading: Reading, rows: int) -> list[tuple[in
     return [span for span in spans if span[2]]
 
 
-def _fitting(file: IO[bytes], source: str, column: str | None, dim: int) -> Matrix:
+def _fitting(file: File, source: str, column: str | None, dim: int) -> Matrix:
     found = matrix(file, source, column)
     if found.dim != dim:
         raise DataError(f"{source} holds embeddings of width {found.dim}; this captioner's backbone gives {dim}. Were they made by another?")
@@ -254,14 +249,14 @@ def read_vectors(piece: Piece, reading: Reading, dim: int, batch: int) -> Iterat
                 yield list(itertools.islice(names, stop - start)), list(found.read(file, start, stop, piece.source))
 
 
-def _as_planned(piece: Piece) -> IO[bytes]:
+def _as_planned(piece: Piece) -> File:
     """Its source, opened. Raises DataError where it is another than it was."""
     if piece.size and (now := size_of(piece.source)) != piece.size:
         raise DataError(f"{piece.source} had {piece.size:,} bytes when the run began, and has {now:,} now. Start anew, in another folder.")
     return open_file(piece.source)
 
 
-def _column(file: IO[bytes], piece: Piece, reading: Reading, batch: int) -> Iterator[tuple[list[str], Any]]:
+def _column(file: File, piece: Piece, reading: Reading, batch: int) -> Iterator[tuple[list[str], Any]]:
     """Keys and values of the rows of a piece of Parquet."""
     assert reading.column is not None
     table = parquet(file, piece.source)
@@ -327,7 +322,7 @@ def _refused(error: ImageError) -> "Image":
     raise error
 
 
-def _content(file: IO[bytes], offset: int, size: int | None) -> bytes | ImageError:
+def _content(file: File, offset: int, size: int | None) -> bytes | ImageError:
     if size is None or size <= LARGEST:
         file.seek(offset)
         content = file.read(LARGEST + 1 if size is None else size)

@@ -9,7 +9,7 @@ import math
 import tarfile
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import IO, TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from jaxtyping import Float32
@@ -21,6 +21,8 @@ if TYPE_CHECKING:
     from pyarrow import Array, RecordBatch
     from pyarrow.parquet import ParquetFile
 
+File = Any
+"""A binary file that can seek: what `open` and fsspec give, which have no type in common."""
 IMAGES = tuple(suffix.removeprefix(".") for suffix in SUFFIXES)
 LARGEST_HEADER = 1_000_000  # bytes; that of a matrix is some hundred
 LARGEST_NAME = 65_536  # bytes of a long name in a tar, or of what else is told of a file there
@@ -39,7 +41,7 @@ class _Member(tarfile.TarInfo):
         return member
 
 
-def samples(file: IO[bytes], name: str) -> Iterator[tuple[str, dict[str, tuple[int, int]]]]:
+def samples(file: File, name: str) -> Iterator[tuple[str, dict[str, tuple[int, int]]]]:
     """A tar shard's samples as WebDataset and img2dataset write them, files of one key beside each other (000017.jpg, 000017.json), in their order:
     (key, {ending: (offset, size in bytes)}). No content is read. Raises DataError behind the last whole one where the shard is cut off or damaged."""
     try:
@@ -83,7 +85,7 @@ class Matrix:
     offset: int
     """Bytes before the first row."""
 
-    def read(self, file: IO[bytes], start: int, stop: int, name: str) -> Float32[np.ndarray, "N D"]:
+    def read(self, file: File, start: int, stop: int, name: str) -> Float32[np.ndarray, "N D"]:
         """Rows start to stop. Raises DataError where the file ends before them."""
         width = self.dim * np.dtype(self.dtype).itemsize
         file.seek(self.offset + start * width)
@@ -94,7 +96,7 @@ class Matrix:
         return (values.astype(np.uint32) << 16).view(np.float32) if self.dtype == "<u2" else values.astype(np.float32)
 
 
-def matrix(file: IO[bytes], name: str, column: str | None = None) -> Matrix:
+def matrix(file: File, name: str, column: str | None = None) -> Matrix:
     """That of an .npy file, or the one of a .safetensors file (of several, the one called `column`). Raises DataError for anything but a matrix of
     floats, row after row: arrays of objects above all, for they are pickles."""
     try:
@@ -108,7 +110,7 @@ def matrix(file: IO[bytes], name: str, column: str | None = None) -> Matrix:
     return found
 
 
-def _npy(file: IO[bytes]) -> Matrix:
+def _npy(file: File) -> Matrix:
     version = np.lib.format.read_magic(file)
     if version not in ((1, 0), (2, 0)):
         raise ValueError(f"its format is {version}, which no matrix of numbers has")
@@ -117,7 +119,7 @@ def _npy(file: IO[bytes]) -> Matrix:
     return _matrix(shape, dtype.str if dtype.kind == "f" else str(dtype), file.tell(), "fortran_order" if by_columns and min(shape) > 1 else "")
 
 
-def _safetensors(file: IO[bytes], column: str | None) -> Matrix:
+def _safetensors(file: File, column: str | None) -> Matrix:
     length = int.from_bytes(file.read(8), "little")
     if not 2 <= length <= LARGEST_HEADER:
         raise ValueError(f"its header would have {length:,} bytes")

@@ -1,0 +1,322 @@
+import io
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import tarfile
+import time
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+import torch
+from PIL import Image
+from safetensors.numpy import save_file
+
+from capdec import bulk as module
+from capdec.bulk import Job, bulk, caption_piece
+from capdec.captioner import Captioner
+from capdec.errors import DataError, MismatchError, SettingError
+from capdec.pieces import plan
+from capdec.protocols import Decoding
+
+SHORT = Decoding("greedy", max_tokens=6)
+
+
+@pytest.fixture
+def captioner(tmp_path, tiny_captioner) -> str:
+    tiny_captioner.save(tmp_path / "captioner")
+    return str(tmp_path / "captioner")
+
+
+def photo(number: int) -> bytes:
+    content = io.BytesIO()
+    pixels = np.random.default_rng(number).integers(0, 255, (12, 16, 3), dtype=np.uint8)
+    Image.fromarray(pixels).save(content, "PNG")
+    return content.getvalue()
+
+
+def folder_of(path: Path, count: int, bad: tuple[int, ...] = ()) -> str:
+    path.mkdir()
+    for number in range(count):
+        (path / f"{number:04d}.png").write_bytes(b"no photo" if number in bad else photo(number))
+    return str(path)
+
+
+def tar_of(path: Path, files: dict[str, bytes]) -> str:
+    with tarfile.open(path, "w") as tar:
+        for name, content in files.items():
+            member = tarfile.TarInfo(name)
+            member.size = len(content)
+            tar.addfile(member, io.BytesIO(content))
+    return str(path)
+
+
+def without_ray(inputs: list[str], output: Path, captioner: Captioner, decoding: Decoding = SHORT, **asked) -> list[dict]:
+    """What the workers do, piece after piece in this process."""
+    (output / "captions").mkdir(parents=True)
+    reading, pieces = plan(inputs, str(output / "photos.parquet"), captioner.backbone.dim, **asked)
+    job = Job(str(output), "", captioner.fingerprint, reading, decoding, batch=4, dtype="float32")
+    for piece in pieces:
+        caption_piece(captioner, piece, job)
+    return captions_in(output)
+
+
+def captions_in(output: Path) -> list[dict]:
+    return [row for file in sorted((output / "captions").glob("*.parquet")) for row in pq.read_table(file).to_pylist()]
+
+
+def test_a_folder_becomes_a_row_for_each_photo_and_a_bad_one_only_an_error(tmp_path, tiny_captioner):
+    folder = folder_of(tmp_path / "photos", 11, bad=(3, 7))
+    rows = without_ray([folder], tmp_path / "out", tiny_captioner, rows=4)
+    assert [row["key"] for row in rows] == [f"{number:04d}.png" for number in range(11)]
+    assert [row["error"] is not None for row in rows] == [number in (3, 7) for number in range(11)]
+    good = [Path(folder, f"{number:04d}.png") for number in range(11) if number not in (3, 7)]
+    said = tiny_captioner.caption(good, SHORT)
+    assert [row["caption"] for row in rows if row["error"] is None] == [caption.text for caption in said]
+    assert len(list((tmp_path / "out" / "captions").iterdir())) == 3
+
+
+def test_alternatives_are_kept_with_their_scores(tmp_path, tiny_captioner):
+    folder = folder_of(tmp_path / "photos", 3)
+    decoding = Decoding(max_tokens=6, beams=3, captions=3)
+    rows = without_ray([folder], tmp_path / "out", tiny_captioner, decoding)
+    for row, caption in zip(rows, tiny_captioner.caption(sorted(Path(folder).iterdir()), decoding), strict=True):
+        assert [other["caption"] for other in row["alternatives"]] == [other.text for other in caption.alternatives]
+        assert row["score"] == pytest.approx(caption.score, abs=1e-4) and len(row["alternatives"]) == 2
+
+
+def test_tar_shards_are_read_and_a_broken_one_loses_only_what_is_behind_its_break(tmp_path, tiny_captioner):
+    tar_of(tmp_path / "a.tar", {"1.png": photo(1), "1.json": b"{}", "2.json": b"{}", "x/3.jpg": photo(3), "4.webp": b"broken"})
+    whole = Path(tar_of(tmp_path / "b.tar", {f"{number}.png": photo(number) for number in range(10, 16)})).read_bytes()
+    (tmp_path / "b.tar").write_bytes(whole[:3500])
+    (tmp_path / "c.tar").write_bytes(b"no tar at all" * 100)
+    rows = without_ray([str(tmp_path / "*.tar")], tmp_path / "out", tiny_captioner)
+    told = {row["key"]: row["error"] for row in rows}
+    assert told["1"] is None and told["x/3"] is None and told["10"] is None
+    assert "no photo is with json" in told["2"] and "not an image" in told["4"]
+    assert "truncated or damaged" in told[str(tmp_path / "b.tar")] or "cannot be read" in told[str(tmp_path / "b.tar")]
+    assert "cannot be read as a tar" in told[str(tmp_path / "c.tar")]
+
+
+def test_a_folder_of_img2dataset_gives_its_tars_and_not_what_stands_beside_them(tmp_path, tiny_captioner):
+    (tmp_path / "in").mkdir()
+    tar_of(tmp_path / "in" / "00000.tar", {"000000001.jpg": photo(1)})
+    pq.write_table(pa.table({"key": ["000000001"], "url": ["https://example.org"]}), tmp_path / "in" / "00000.parquet")
+    (tmp_path / "in" / "00000_stats.json").write_text("{}")
+    assert [row["key"] for row in without_ray([str(tmp_path / "in")], tmp_path / "out", tiny_captioner)] == ["000000001"]
+
+
+def test_parquet_holds_photos_as_bytes_as_paths_or_as_datasets_do(tmp_path, tiny_captioner):
+    folder_of(tmp_path / "photos", 3)
+    ways = {
+        "bytes": pa.table({"key": ["a", "b", "c"], "jpg": [photo(0), None, b"broken"]}),
+        "paths": pa.table({"image_path": ["photos/0000.png", "photos/0001.png", "nowhere.png"], "caption": ["x"] * 3}),
+        "structs": pa.table({"image": [{"bytes": photo(0), "path": None}, {"bytes": None, "path": "photos/0001.png"}, None]}),
+    }
+    for name, table in ways.items():
+        path = str(tmp_path / f"{name}.parquet")
+        pq.write_table(table, path)
+        rows = without_ray([path], tmp_path / name, tiny_captioner)
+        assert rows[0]["error"] is None and rows[2]["error"] is not None and len(rows) == 3, name
+        assert rows[0]["caption"] == tiny_captioner.caption([tmp_path / "photos" / "0000.png"], SHORT)[0].text
+    assert [row["key"] for row in captions_in(tmp_path / "bytes")] == ["a", "b", "c"]
+    assert [row["key"] for row in captions_in(tmp_path / "structs")] == [f"structs.parquet:{row}" for row in range(3)]
+
+
+@pytest.mark.parametrize("kind", ["npy", "half", "safetensors", "bfloat16", "parquet"])
+def test_stored_embeddings_are_captioned_and_unusable_ones_are_errors(tmp_path, tiny_captioner, kind):
+    vectors = np.random.default_rng(0).normal(size=(10, 16)).astype(np.float32)
+    vectors[4, 3], vectors[6] = np.nan, 0
+    if kind in ("npy", "half"):
+        np.save(tmp_path / "e.npy", vectors.astype(np.float16 if kind == "half" else np.float32))
+    elif kind == "safetensors":
+        save_file({"embeddings": vectors}, tmp_path / "e.safetensors")
+    elif kind == "bfloat16":
+        from safetensors.torch import save_file as save
+
+        save({"embeddings": torch.from_numpy(vectors).bfloat16()}, tmp_path / "e.safetensors")
+    else:
+        pq.write_table(pa.table({"id": range(10), "embedding": list(vectors)}), tmp_path / "e.parquet", row_group_size=3)
+    path = next(str(file) for file in tmp_path.glob("e.*"))
+    rows = without_ray([path], tmp_path / "out", tiny_captioner, rows=4)
+    assert [row["error"] is None for row in rows] == [row not in (4, 6) for row in range(10)]
+    good = [row for row in range(10) if row not in (4, 6)]
+    stored = {"half": np.float16(vectors), "bfloat16": torch.from_numpy(vectors).bfloat16().float().numpy()}.get(kind, vectors)
+    said = tiny_captioner.caption_embeddings(stored[good], SHORT)
+    assert [row["caption"] for row in rows if row["error"] is None] == [caption.text for caption in said]
+    assert rows[9]["key"] == ("9" if kind == "parquet" else f"{Path(path).name}:9")
+
+
+def test_clip_retrievals_folder_gives_image_embeddings_under_the_names_of_its_metadata(tmp_path, tiny_captioner):
+    for name in ("img_emb", "text_emb", "metadata"):
+        (tmp_path / "in" / name).mkdir(parents=True)
+    vectors = np.random.default_rng(0).normal(size=(7, 16)).astype(np.float16)
+    np.save(tmp_path / "in" / "img_emb" / "img_emb_0.npy", vectors)
+    np.save(tmp_path / "in" / "text_emb" / "text_emb_0.npy", vectors[:3])
+    names = [f"photo {row}" if row != 2 else None for row in range(7)]
+    pq.write_table(pa.table({"caption": ["x"] * 7, "image_path": names}), tmp_path / "in" / "metadata" / "metadata_0.parquet", row_group_size=2)
+    rows = without_ray([str(tmp_path / "in")], tmp_path / "out", tiny_captioner, rows=3)
+    assert [row["key"] for row in rows] == [name or "img_emb_0.npy:2" for name in names]
+
+
+def test_what_cannot_be_read_at_all_is_one_row_that_says_so(tmp_path, tiny_captioner):
+    np.save(tmp_path / "wide.npy", np.ones((3, 5), np.float32))
+    np.save(tmp_path / "objects.npy", np.array([{"code": "to run"}], dtype=object), allow_pickle=True)
+    (tmp_path / "short.npy").write_bytes((tmp_path / "wide.npy").read_bytes()[:-4])
+    (tmp_path / "x.npy").write_bytes(b"")
+    rows = without_ray([str(tmp_path / "*.npy")], tmp_path / "out", tiny_captioner)
+    told = {Path(row["key"]).name: row["error"] for row in rows}
+    assert "width 5" in told["wide.npy"] and "gives 16" in told["wide.npy"]
+    assert "ends after" in told["short.npy"] and "no matrix" in told["x.npy"] and "object" in told["objects.npy"]
+
+
+def test_a_source_that_changed_since_the_run_began_is_an_error(tmp_path, tiny_captioner):
+    path = Path(tar_of(tmp_path / "a.tar", {"1.png": photo(1)}))
+    reading, pieces = plan([str(path)], str(tmp_path / "list"), 16)
+    path.write_bytes(path.read_bytes() + b"\0" * 512)
+    job = Job(str(tmp_path / "out"), "", "", reading, SHORT, 4, "float32")
+    assert caption_piece(tiny_captioner, pieces[0], job) == (1, 1)
+    assert "when the run began" in captions_in(tmp_path / "out")[0]["error"]
+
+
+def test_a_piece_that_is_there_is_not_done_again(tmp_path, tiny_captioner, monkeypatch):
+    folder = folder_of(tmp_path / "photos", 3, bad=(1,))
+    before = without_ray([folder], tmp_path / "out", tiny_captioner)
+    reading, pieces = plan([folder], str(tmp_path / "out" / "photos.parquet"), 16)
+    monkeypatch.setattr(tiny_captioner, "caption", None)
+    assert caption_piece(tiny_captioner, pieces[0], Job(str(tmp_path / "out"), "", "", reading, SHORT, 4, "float32")) == (3, 1)
+    assert captions_in(tmp_path / "out") == before
+
+
+def test_sampled_captions_differ_from_piece_to_piece_and_come_again(tmp_path, tiny_captioner):
+    (tmp_path / "photos").mkdir()
+    for number in range(8):
+        (tmp_path / "photos" / f"{number}.png").write_bytes(photo(0))
+    nucleus = Decoding("nucleus", max_tokens=8, top_p=1.0)
+    first, again = (without_ray([str(tmp_path / "photos")], tmp_path / name, tiny_captioner, nucleus, rows=2) for name in ("a", "b"))
+    assert first == again and len({row["caption"] for row in first}) > 4
+
+
+@pytest.mark.parametrize(
+    ("files", "asked", "message"),
+    [
+        ({}, {}, "nothing to caption"),
+        ({"a.png": photo(1), "b.tar": b"x"}, {}, "several kinds"),
+        ({"a.parquet": {"text": ["x"]}}, {}, "Say which with --column"),
+        ({"a.parquet": {"jpg": [b"x"]}}, {"column": "png"}, "no column 'png'. It has: jpg"),
+        ({"a.parquet": {"jpg": [b"x"]}}, {"key": "name"}, "no column 'name'"),
+        ({"a.parquet": {"jpg": pa.array([], pa.binary())}}, {}, "has no rows"),
+    ],
+)
+def test_an_input_that_cannot_be_planned_is_refused_before_anything_is_done(tmp_path, files, asked, message):
+    (tmp_path / "in").mkdir()
+    for name, content in files.items():
+        if isinstance(content, bytes):
+            (tmp_path / "in" / name).write_bytes(content)
+        else:
+            pq.write_table(pa.table(content), tmp_path / "in" / name)
+    with pytest.raises((DataError, SettingError), match=message):
+        plan([str(tmp_path / "in")], str(tmp_path / "list.parquet"), 16, **asked)
+
+
+def test_a_path_that_is_not_there_or_of_an_unknown_kind_is_an_error(tmp_path):
+    with pytest.raises(DataError, match="is not there"):
+        plan([str(tmp_path / "nowhere")], str(tmp_path / "list"), 16)
+    with pytest.raises(SettingError, match="no file system that is known"):
+        plan(["strange://bucket/a.tar"], str(tmp_path / "list"), 16)
+
+
+def test_a_remote_file_system_is_read_and_written_too(tmp_path, tiny_captioner):
+    import fsspec
+
+    memory = fsspec.filesystem("memory")
+    memory.pipe({f"/in/deep/{number}.png": photo(number) for number in range(3)} | {"/in/.hidden/x.png": b"", "/in/bad.png": b"no photo"})
+    reading, pieces = plan(["memory://in"], "memory://out/photos.parquet", 16)
+    job = Job("memory://out", "", "", reading, SHORT, 4, "float32")
+    assert [caption_piece(tiny_captioner, piece, job) for piece in pieces] == [(4, 1)]
+    with memory.open("/out/captions/000000.parquet") as file:
+        assert [row["key"] for row in pq.read_table(file).to_pylist()] == ["bad.png", "deep/0.png", "deep/1.png", "deep/2.png"]
+
+
+def command(inputs: str, output: Path, captioner: str, *more: str) -> list[str]:
+    words = [sys.executable, "-m", "capdec", "bulk", inputs, "--output", str(output), "--captioner", captioner, "--strategy", "greedy"]
+    return [*words, "--rerank", "none", "--max-tokens", "6", "--rows", "5", "--batch", "4", "--workers", "2", "--dtype", "float32", *more]
+
+
+def family(pid: int) -> dict[int, str]:
+    """The processes below one, and what each calls itself."""
+    parents, names = {}, {}
+    for folder in Path("/proc").glob("[0-9]*"):
+        try:
+            parents[int(folder.name)] = int((folder / "stat").read_text().rpartition(")")[2].split()[1])
+            names[int(folder.name)] = (folder / "cmdline").read_text().replace("\0", " ")
+        except (OSError, ValueError):
+            continue
+    found = {pid}
+    while more := {child for child, parent in parents.items() if parent in found} - found:
+        found |= more
+    return {one: names[one] for one in found - {pid} if one in names}
+
+
+def alive(pids) -> list[int]:
+    return [pid for pid in pids if Path(f"/proc/{pid}").exists() and "\nState:\tZ" not in Path(f"/proc/{pid}/status").read_text()]
+
+
+def test_killed_anywhere_and_started_again_every_row_comes_once_and_as_if_undisturbed(tmp_path, captioner):
+    photos = folder_of(tmp_path / "photos", 240, bad=(17, 100))
+    whole, killed = tmp_path / "whole", tmp_path / "killed"
+    done = subprocess.run(command(photos, whole, captioner), capture_output=True, text=True, timeout=180)
+    assert done.returncode == 1, done.stderr  # two photos failed
+    assert "238 captioned, 2 failed" in done.stderr
+    chance, kills = random.Random(0), []
+    for last in (False, False, False, True):
+        process = subprocess.Popen(command(photos, killed, captioner), stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
+        enough = len(list(killed.glob("captions/[0-9]*.parquet"))) + chance.randint(1, 6)
+        while process.poll() is None and len(list(killed.glob("captions/[0-9]*.parquet"))) < enough:
+            time.sleep(0.02)
+        time.sleep(chance.random() * 0.3)
+        below = {pid: name for pid, name in family(process.pid).items() if "Agent" not in name}  # of Ray's own, which end later
+        os.kill(chance.choice([pid for pid, name in below.items() if name.startswith("ray::MapWorker")]), signal.SIGKILL)
+        kills.append("worker")
+        if last:  # the run goes on without it
+            break
+        time.sleep(chance.random())
+        process.kill()
+        kills.append("driver")
+        process.communicate()
+        waited = time.monotonic() + 60
+        while alive(below) and time.monotonic() < waited:
+            time.sleep(0.1)
+        assert not alive(below), "processes outlive the run"
+    _, told = process.communicate(timeout=180)
+    assert process.returncode == 1 and "238 captioned, 2 failed" in told, told
+    assert (kills.count("driver"), kills.count("worker")) == (3, 4)
+    assert captions_in(killed) == captions_in(whole)
+    assert json.loads((killed / "summary.json").read_text())["rows"] == 240
+    assert [json.loads(line)["key"] for line in (killed / "errors.jsonl").read_text().splitlines()] == ["0017.png", "0100.png"]
+    assert not list(killed.rglob(".*.part"))
+
+
+def test_another_setting_or_captioner_in_the_same_folder_is_refused_and_too_many_errors_stop_a_run(tmp_path, captioner, tiny_captioner):
+    photos = folder_of(tmp_path / "photos", 12, bad=(0, 1, 2))
+    done = subprocess.run(command(photos, tmp_path / "out", captioner, "--max-errors", "2"), capture_output=True, text=True, timeout=180)
+    assert done.returncode == 2 and "3 rows failed, and at most 2 may" in done.stderr, done.stderr
+    assert len((tmp_path / "out" / "errors.jsonl").read_text().splitlines()) == 3
+    asked = {"rows": 5, "batch": 4, "dtype": "float32"}
+    with pytest.raises(MismatchError, match="decoding was"):
+        bulk([photos], tmp_path / "out", captioner, Decoding("greedy", max_tokens=7), **asked)
+    with torch.no_grad():
+        next(tiny_captioner.decoder.parameters()).add_(1)
+    tiny_captioner.save(captioner)
+    with pytest.raises(MismatchError, match="captioner was"):
+        bulk([photos], tmp_path / "out", captioner, SHORT, **asked)
+
+
+def test_two_runs_do_not_work_in_one_folder_at_once(tmp_path, captioner):
+    with module._alone(str(tmp_path / "out")), pytest.raises(SettingError, match="another run is at work"):
+        bulk([str(tmp_path)], tmp_path / "out", captioner)
