@@ -671,6 +671,9 @@ def serve(names: tuple[str, ...], own_parts: bool, device: str, dtype: str, max_
 
     SIGTERM or Ctrl-C ends it when what is in hand is finished.
     """
+    # Before torch is there: its threads would otherwise spin while they wait, on cores that open photos and speak HTTP meanwhile.
+    os.environ.setdefault("OMP_WAIT_POLICY", "passive")
+
     from capdec.captioner import Captioner
     from capdec.errors import SettingError
     from capdec.service import serve as run

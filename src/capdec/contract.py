@@ -80,7 +80,7 @@ class Search(_Search, total=False):
 
 Model = Annotated[str, Field(max_length=200, description="One of /v1/models; the first if left out.")]
 Told = Annotated[int, Field(ge=0, le=NEIGHBOURS, description="How many of the memory's nearest captions to tell."), WHOLE]
-Deadline = Annotated[Number, Field(gt=0, description="Seconds, up to the server's own limit.")]
+Deadline = Annotated[Number, Field(ge=0.1, description="Seconds, up to the server's own limit.")]
 
 
 @with_config(ConfigDict(extra="forbid"))
@@ -331,7 +331,7 @@ class Status(BaseModel):
     status: str
 
 
-def request_schemas(inputs: int, deadline: float) -> tuple[dict[str, Any], dict[str, Any]]:
+def request_schemas(models: list[str], inputs: int, deadline: float) -> tuple[dict[str, Any], dict[str, Any]]:
     """An OpenAPI request body, and the components that it refers to."""
     schema = _JSON.json_schema(ref_template="#/components/schemas/{model}")
     components = schema.pop("$defs")
@@ -342,6 +342,7 @@ def request_schemas(inputs: int, deadline: float) -> tuple[dict[str, Any], dict[
     form["required"] = ["image"]
     for one in (schema, form):
         one["properties"]["deadline"]["maximum"] = deadline
+        one["properties"]["model"]["enum"] = models
     components |= {"CaptionRequest": schema, "CaptionForm": form}
     content = {
         "application/json": {"schema": {"$ref": "#/components/schemas/CaptionRequest"}},

@@ -425,7 +425,7 @@ def app(
     made.state.service = service
     made.add_middleware(_Guard, service=service)
     made.add_exception_handler(HTTPException, _on_http_exception)
-    made.openapi = _described(made, made.openapi, limits)  # type: ignore[method-assign]
+    made.openapi = _described(made, made.openapi, service)  # type: ignore[method-assign]
     _add_routes(made, service, api_key)
     return made
 
@@ -435,12 +435,12 @@ async def _on_http_exception(_: Request, error: Exception) -> Response:
     return JSONResponse(refusal.body(), refusal.status, refusal.headers)
 
 
-def _described(made: FastAPI, describe: Callable[[], dict[str, Any]], limits: contract.Limits) -> Callable[[], dict[str, Any]]:
+def _described(made: FastAPI, describe: Callable[[], dict[str, Any]], service: Service) -> Callable[[], dict[str, Any]]:
     """The description with the shapes of requests, which are read here and not by FastAPI."""
 
     def described() -> dict[str, Any]:
         if made.openapi_schema is None:
-            body, components = contract.request_schemas(limits.inputs, limits.deadline_s)
+            body, components = contract.request_schemas(list(service.captioners), service.limits.inputs, service.limits.deadline_s)
             schema = describe()
             schema["paths"]["/v1/captions"]["post"]["requestBody"] = body
             schema["components"]["schemas"] |= components
