@@ -10,9 +10,6 @@ from contextlib import contextmanager
 
 import httpx
 import pytest
-
-pytest.importorskip("fastapi")
-
 from fastapi.testclient import TestClient
 
 from capdec.service import app
