@@ -24,7 +24,7 @@ from capdec.protocols import Decoding
 from hostile import encoded, files, noise
 
 READ_IMAGES = """
-import faulthandler, json, pathlib, resource, sys, warnings
+import faulthandler, json, pathlib, resource, signal, sys, warnings
 from capdec.errors import ImageError
 from capdec.images import LONGEST_SIDE, open_image
 from hostile.images import images
@@ -34,7 +34,8 @@ resource.setrlimit(resource.RLIMIT_DATA, (3 << 30, 3 << 30))
 for number, case in enumerate(images()):
     pathlib.Path(sys.argv[1], f"{number:04d}.jpg").write_bytes(case.content)
     for at_most in (None, LONGEST_SIDE):
-        faulthandler.dump_traceback_later(20, exit=True)
+        faulthandler.dump_traceback_later(120, exit=True)
+        signal.setitimer(signal.ITIMER_PROF, 20)  # seconds of work, which a busy machine does not lengthen; then the process ends
         try:
             photo = open_image(case.content, at_most=at_most)
             outcome = [photo.mode, *photo.size]
@@ -42,6 +43,7 @@ for number, case in enumerate(images()):
             outcome = str(error)
         print(json.dumps([case.name, case.good, outcome]), flush=True)
     faulthandler.cancel_dump_traceback_later()
+    signal.setitimer(signal.ITIMER_PROF, 0)
 """
 
 
