@@ -186,8 +186,8 @@ def _through_ray(
         job, count = _with_resources(job, ray.cluster_resources(), workers, threads, device)
         context = ray.data.DataContext.get_current()
         context.enable_progress_bars = context.print_on_execution_start = False
-        # a block a piece; telling which needs no core: the workers may have them all
-        told = ray.data.read_datasource(_datasource(pieces), num_cpus=0, override_num_blocks=len(pieces))
+        # A block a piece. Telling which needs no core, for the workers may have them all; two at once, or Ray starts a process for each.
+        told = ray.data.read_datasource(_datasource(pieces), num_cpus=0, concurrency=2, override_num_blocks=len(pieces))
         found = told.map_batches(
             Worker, fn_constructor_args=(job,), batch_size=1, compute=ray.data.ActorPoolStrategy(size=min(count, len(pieces))),
             num_cpus=job.threads, num_gpus=int(job.device == "cuda"),
