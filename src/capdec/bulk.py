@@ -311,7 +311,7 @@ def _vectors(captioner: Captioner, piece: Piece, job: Job) -> Iterator[tuple[lis
     """As `_photos`."""
     dim, done = captioner.backbone.dim, piece.number * PLACES
     for keys, rows in read_vectors(piece, job.reading, dim, job.batch):
-        good = [row if row is not None and np.isfinite(row).all() and row.any() else None for row in rows]
+        good = [row if row is not None and 1e-12 < np.linalg.norm(row) < np.inf else None for row in rows]
         kept = [row for row in good if row is not None]
         captions = iter(captioner.caption_embeddings(np.stack(kept), job.decoding, job.batch, start=done) if kept else ())
         done += len(kept)

@@ -143,8 +143,9 @@ class Captioner:
             )
         if backbone is not None and backbone not in (self.backbone.fingerprint, *_names_of(self.spec["backbone"])):
             raise MismatchError(f"these embeddings were made by {backbone!r}, this captioner reads those of {self.backbone.fingerprint!r}.")
-        if not torch.isfinite(vectors).all() or (vectors.norm(dim=-1) == 0).any():
-            bad = (~torch.isfinite(vectors).flatten(1).all(1) | (vectors.norm(dim=-1) == 0).reshape(len(vectors), -1).any(1)).nonzero().flatten()
+        lengths = vectors.norm(dim=-1)
+        sound = lengths.isfinite() & (lengths > 0)
+        if len(bad := (~(sound if sound.ndim == 1 else sound.all(1))).nonzero().flatten()):
             raise DataError(f"{len(bad)} of {len(vectors)} embeddings are zero or not finite, the first in row {bad[0].item()}. Leave them out.")
         found: list[Caption] = []
         for part in vectors.split(batch) if len(vectors) else ():

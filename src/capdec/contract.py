@@ -17,6 +17,7 @@ from typing import (
 import numpy as np
 from jaxtyping import Float
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Discriminator, Field, Tag, TypeAdapter, ValidationError, with_config
+from python_multipart.multipart import parse_options_header
 from starlette.datastructures import Headers, UploadFile
 from starlette.formparsers import MultiPartException, MultiPartParser
 from typing_extensions import TypedDict
@@ -157,7 +158,13 @@ def from_json(body: bytes) -> Asked:
 
 
 async def from_form(body: bytes, content_type: str, inputs: int) -> Asked:
-    """Raises Refusal: 400 for what is no form, 422 for other fields than there are, or more photos than `inputs`."""
+    """Raises Refusal: 400 for what is no whole form, 415 for one not in UTF-8, 422 for other fields than there are, or more photos than `inputs`."""
+
+    _, told = parse_options_header(content_type)
+    if told.get(b"charset", b"utf-8").lower() not in (b"utf-8", b"utf8"):  # some that Python knows make of bytes what is no text
+        raise Refusal(415, "unsupported_media_type", "The form names an encoding other than UTF-8. Send its text in UTF-8.")
+    if b"boundary" in told and b"--" + told[b"boundary"] + b"--" not in body:
+        raise Refusal(400, "bad_request", "The form is without its end, the boundary between two --. Send all of it.")
 
     async def whole() -> Any:
         yield body

@@ -1,7 +1,8 @@
 """Safe opening of images: any file, address or bytes become an upright 8-bit RGB photo, or one ImageError that says why not.
 
-What is refused: what Pillow cannot read (and the formats in it that run other programs, such as EPS), what is cut short, and what has more pixels
-than allowed, which the header tells before anything is decoded. What is not known: whether the middle of a JPEG is damaged: decoders fill it in.
+What is refused: what Pillow cannot read (and the formats in it that run other programs, such as EPS), what is cut short, what has more pixels than
+allowed, which the header tells before anything is decoded, and what keeps a decoder busy out of all proportion to them (`PIECES, SCANS, SLOW`).
+JPEG 2000 is not read: 92 bytes can make its decoder take 100 GB. What is not known: whether the middle of a JPEG is damaged: decoders fill it in.
 """
 # os.path answers False where Path raises (a name too long, a folder that may not be read), so:
 # ruff: noqa: PTH110, PTH112, PTH113, PTH118, PTH207
@@ -19,17 +20,21 @@ from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
-from PIL import Image, UnidentifiedImageError
+from PIL import Image, ImageFile, TiffImagePlugin, UnidentifiedImageError
 
 from capdec.errors import AddressError, ImageError
 
-FORMATS = ("JPEG", "MPO", "PNG", "WEBP", "GIF", "BMP", "DIB", "TIFF", "PPM", "JPEG2000", "AVIF", "HEIF", "ICO")  # HEIF: where a plugin is
+FORMATS = ("JPEG", "MPO", "PNG", "WEBP", "GIF", "BMP", "DIB", "TIFF", "PPM", "AVIF", "HEIF", "ICO")  # HEIF: where a plugin is
 LONGEST_SIDE = 1024
 """Pixels; more than any backbone looks at."""
 
+PIECES, SCANS, SLOW = 100_000, 100, 50
+"""How much work the pixels allowed are worth: strips or tiles of a TIFF, scans of a progressive JPEG (10 are usual; a smaller one may have more), and
+the factor by which fewer pixels are allowed where Pillow decodes in Python."""
+
 SUFFIXES = (
     *(".jpg", ".jpeg", ".jpe", ".jfif", ".mpo", ".png", ".apng", ".webp", ".gif", ".bmp", ".dib", ".tif", ".tiff"),
-    *(".ppm", ".pgm", ".pbm", ".pnm", ".jp2", ".avif", ".heic", ".heif", ".ico"),
+    *(".ppm", ".pgm", ".pbm", ".pnm", ".avif", ".heic", ".heif", ".ico"),
 )
 UPRIGHT = {  # EXIF orientation -> what undoes it
     2: Image.Transpose.FLIP_LEFT_RIGHT,
@@ -118,8 +123,10 @@ def _decode(file: io.BufferedReader | io.BytesIO, name: str, max_pixels: int, at
     head = file.read(512)
     if not head:
         raise ImageError(f"{name} is empty. Copy or download it again.")
-    file.seek(0)
     Image.init()
+    if head[:2] in (b"II", b"MM"):
+        _refuse_crumbs(file, head, name, max_pixels)
+    file.seek(0)
     try:
         image = Image.open(file, formats=[kind for kind in FORMATS if kind in Image.OPEN])  # reads the header only
     except UnidentifiedImageError as error:
@@ -132,11 +139,38 @@ def _decode(file: io.BufferedReader | io.BytesIO, name: str, max_pixels: int, at
             image.draft(None, (2 * at_most, 2 * at_most))  # does something for a JPEG only; twice the size, so that shrinking still averages
         if image.width * image.height > max_pixels:
             raise ImageError(f"{name} has {width} x {height} pixels, and at most {max_pixels:,} are allowed. Shrink it first, or raise max_pixels.")
+        _refuse_slow(image, file, name, width * height, max_pixels)
         image.load()
         photo = upright(image)
     if at_most is not None:
         photo.thumbnail((at_most, at_most), Image.Resampling.BICUBIC, reducing_gap=3.0)
     return photo
+
+
+def _refuse_crumbs(file: io.BufferedReader | io.BytesIO, head: bytes, name: str, max_pixels: int) -> None:
+    """Of a TIFF, Pillow makes an object of every strip or tile on opening, and room for a whole tile however small the photo is."""
+    pieces = of_one = 0
+    with suppress(Exception):  # Pillow will say what is wrong
+        tags = TiffImagePlugin.ImageFileDirectory_v2(head[: 16 if 43 in head[2:4] else 8])
+        file.seek(tags.next)
+        tags.load(file)
+        pieces = len(tags.get(273) or tags.get(324) or ())
+        of_one = tags.get(322, 0) * tags.get(323, 0)
+    if pieces > PIECES or of_one > max_pixels:
+        raise ImageError(f"{name} is a TIFF in {pieces:,} pieces, too many or too large to read. Save it as JPEG or PNG.")
+
+
+def _refuse_slow(image: Image.Image, file: io.BufferedReader | io.BytesIO, name: str, pixels: int, max_pixels: int) -> None:
+    """A short file can keep a decoder busy for minutes where that loops in Python, or goes over the photo scan by scan."""
+    codec = image.tile[0][0] if isinstance(image, ImageFile.ImageFile) and image.tile else ""
+    if codec == "ppm_plain" or (codec in Image.DECODERS and pixels > max_pixels // SLOW):
+        limit = "" if codec == "ppm_plain" else f" in more than {max_pixels // SLOW:,} pixels"
+        raise ImageError(f"{name} is a {image.format} of a kind ({codec}) that is slow to read{limit}. Save it as JPEG or PNG.")
+    if image.info.get("progressive"):
+        file.seek(0)
+        scans = file.read().count(b"\xff\xda")
+        if scans * pixels > SCANS * max_pixels:
+            raise ImageError(f"{name} is a JPEG in {scans:,} scans of {pixels:,} pixels, too many to read. Save it again.")
 
 
 def upright(image: Image.Image) -> Image.Image:
@@ -155,9 +189,10 @@ def _to_rgb(image: Image.Image) -> Image.Image:
         return _to_grey(np.asarray(image)).convert("RGB")
     if not image.has_transparency_data:
         return image.convert("RGB")
-    coloured = image.convert("RGBA")
-    white = Image.new("RGBA", coloured.size, "white")
-    return Image.alpha_composite(white, coloured).convert("RGB")
+    coloured = image if image.mode == "RGBA" else image.convert("RGBA")
+    photo = Image.new("RGB", image.size, "white")
+    photo.paste(coloured, mask=coloured)
+    return photo
 
 
 def _to_grey(levels: np.ndarray) -> Image.Image:
@@ -180,6 +215,8 @@ def _guess(head: bytes) -> str:
         return "a HEIC photo (save it as JPEG, or install pillow-heif and call its register_heif_opener)"
     if head[4:8] == b"ftyp" and head[8:12] != b"avif":
         return "a video"
+    if head.startswith((b"\xff\x4f\xff\x51", b"\0\0\0\x0cjP  ")):
+        return "JPEG 2000 (save it as JPEG)"
     for start, what in {b"<svg": "an SVG drawing", b"<?xml": "XML, perhaps an SVG drawing", b"%pdf": "a PDF", b"%!ps": "PostScript"}.items():
         if text.startswith(start):
             return what

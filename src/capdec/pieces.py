@@ -76,7 +76,7 @@ def plan(
             reading = Reading("vectors", column, key)
             spans = pool.map(partial(_spans_of_matrix, column=column, dim=dim, rows=rows), sources)
         else:
-            reading = _columns_of(sources[0], column, key)
+            reading = _columns_of(sources, column, key)
             spans = pool.map(partial(_spans_of_parquet, reading=reading, rows=rows), sources)
         placed = [(source, size, *span) for source, size, found in zip(sources, sizes, spans, strict=True) for span in found]
     if kind == "matrix" and (beside := _metadata(sources[0])) is not None:
@@ -154,11 +154,20 @@ def _raise(error: OSError) -> None:
     raise error
 
 
-def _columns_of(source: str, column: str | None, key: str | None) -> Reading:
+def _columns_of(sources: list[str], column: str | None, key: str | None) -> Reading:
+    """Those of the first file that can be read."""
     import pyarrow as pa
 
-    with open_file(source) as file:
-        schema = parquet(file, source).schema_arrow
+    problems: list[DataError | OSError] = []
+    for source in sources:
+        try:
+            with open_file(source) as file:
+                schema = parquet(file, source).schema_arrow
+            break
+        except (DataError, OSError) as error:
+            problems.append(error)
+    else:
+        raise DataError(f"none of {len(sources)} files can be read. The first: {problems[0]}") from problems[0]
     numbers = [
         field.name
         for field in schema
@@ -251,8 +260,10 @@ def _column(file: File, piece: Piece, reading: Reading, batch: int) -> Iterator[
     """Keys and values of the rows of a piece of Parquet."""
     assert reading.column is not None
     table = parquet(file, piece.source)
-    if wrong := {reading.column, reading.key} - {None, *table.schema_arrow.names}:
-        raise DataError(f"{piece.source} has no column {', '.join(map(repr, wrong))}, as the first file has.")
+    names = table.schema_arrow.names
+    for name in {reading.column, reading.key} - {None}:
+        if names.count(name) != 1:
+            raise DataError(f"{piece.source} has {names.count(name)} columns {name!r}, and the first file has one. Name files of one kind.")
     at = sum(table.metadata.row_group(group).num_rows for group in range(piece.start))
     for part in batches(table, piece.source, [reading.column, *([reading.key] if reading.key else [])], range(piece.start, piece.stop), batch):
         named = part.column(reading.key).to_pylist() if reading.key else [None] * len(part)
@@ -271,6 +282,8 @@ def _keys_of_matrix(piece: Piece, key: str | None) -> Generator[str, None, None]
         return
     with open_file(path) as file:
         table, at = parquet(file, path), 0
+        if table.metadata.num_rows < piece.stop:
+            raise DataError(f"{path} names {table.metadata.num_rows:,} rows, fewer than {piece.source} has. Were they made together?")
         for group in range(table.num_row_groups):
             after = at + table.metadata.row_group(group).num_rows
             if after > piece.start and at < piece.stop:
