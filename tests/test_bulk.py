@@ -268,18 +268,18 @@ def alive(pids) -> list[int]:
 
 
 def test_killed_anywhere_and_started_again_every_row_comes_once_and_as_if_undisturbed(tmp_path, captioner):
-    photos = folder_of(tmp_path / "photos", 240, bad=(17, 100))
+    photos = folder_of(tmp_path / "photos", 700, bad=(17, 100))
     whole, killed = tmp_path / "whole", tmp_path / "killed"
     done = subprocess.run(command(photos, whole, captioner), capture_output=True, text=True, timeout=180)
     assert done.returncode == 1, done.stderr  # two photos failed
-    assert "238 captioned, 2 failed" in done.stderr
+    assert "698 captioned, 2 failed" in done.stderr
     chance, kills = random.Random(0), []
     for last in (False, False, False, True):
         process = subprocess.Popen(command(photos, killed, captioner), stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
-        enough = len(list(killed.glob("captions/[0-9]*.parquet"))) + chance.randint(1, 6)
+        enough = len(list(killed.glob("captions/[0-9]*.parquet"))) + chance.randint(1, 20)
         while process.poll() is None and len(list(killed.glob("captions/[0-9]*.parquet"))) < enough:
             time.sleep(0.02)
-        time.sleep(chance.random() * 0.3)
+        time.sleep(chance.random() * 0.1)
         below = {pid: name for pid, name in family(process.pid).items() if "Agent" not in name}  # of Ray's own, which end later
         os.kill(chance.choice([pid for pid, name in below.items() if name.startswith("ray::MapWorker")]), signal.SIGKILL)
         kills.append("worker")
@@ -294,10 +294,10 @@ def test_killed_anywhere_and_started_again_every_row_comes_once_and_as_if_undist
             time.sleep(0.1)
         assert not alive(below), "processes outlive the run"
     _, told = process.communicate(timeout=180)
-    assert process.returncode == 1 and "238 captioned, 2 failed" in told, told
+    assert process.returncode == 1 and "698 captioned, 2 failed" in told, told
     assert (kills.count("driver"), kills.count("worker")) == (3, 4)
     assert captions_in(killed) == captions_in(whole)
-    assert json.loads((killed / "summary.json").read_text())["rows"] == 240
+    assert json.loads((killed / "summary.json").read_text())["rows"] == 700
     assert [json.loads(line)["key"] for line in (killed / "errors.jsonl").read_text().splitlines()] == ["0017.png", "0100.png"]
     assert not list(killed.rglob(".*.part"))
 

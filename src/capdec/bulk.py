@@ -14,6 +14,7 @@ import fcntl
 import itertools
 import json
 import logging
+import math
 import os
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -183,14 +184,14 @@ def _through_ray(
     ray.init(address or "local", log_to_driver=False, logging_level=logging.ERROR, **ours)
     try:
         logging.getLogger("ray.data").setLevel(logging.ERROR)
-        job, count = _with_resources(job, ray.cluster_resources(), workers, threads, device)
+        job, count, share = _with_resources(job, ray.cluster_resources(), workers, threads, device)
         context = ray.data.DataContext.get_current()
         context.enable_progress_bars = context.print_on_execution_start = False
         # A block a piece. Telling which needs no core, for the workers may have them all; two at once, or Ray starts a process for each.
         told = ray.data.read_datasource(_datasource(pieces), num_cpus=0, concurrency=2, override_num_blocks=len(pieces))
         found = told.map_batches(
             Worker, fn_constructor_args=(job,), batch_size=1, compute=ray.data.ActorPoolStrategy(size=min(count, len(pieces))),
-            num_cpus=job.threads, num_gpus=int(job.device == "cuda"),
+            num_cpus=job.threads, num_gpus=share,
         )  # fmt: skip
         for row in found.iter_rows():
             yield int(row["rows"]), int(row["errors"])
@@ -220,17 +221,19 @@ def _told(piece: Piece) -> list[Any]:
     return [pa.Table.from_pylist([asdict(piece)])]
 
 
-def _with_resources(job: Job, there: Mapping[str, float], workers: int | None, threads: int | None, device: str) -> tuple[Job, int]:
-    """The job with device and threads, and how many workers. Raises SettingError for more than the machines have: Ray would wait for ever."""
+def _with_resources(job: Job, there: Mapping[str, float], workers: int | None, threads: int | None, device: str) -> tuple[Job, int, float]:
+    """The job with its device and threads, how many workers, and a worker's share of a GPU: several may have one together. Raises SettingError for
+    more than the machines have: Ray would wait for ever."""
     cores, gpus = int(there.get("CPU", 1)), int(there.get("GPU", 0))
-    if device == "cuda" and not gpus:
-        raise SettingError("no GPU is on the machines that Ray has. Take device cpu, or start Ray where GPUs are.")
     on_gpus = gpus > 0 if device == "auto" else device == "cuda"
-    threads = threads or (max(1, cores // gpus) if on_gpus else 1)
-    most = min(gpus, cores // threads) if on_gpus else cores // threads
-    if not 1 <= (workers or most) <= most:
-        raise SettingError(f"{workers or 1} workers of {threads} threads were asked for; Ray has {cores} cores and {gpus} GPUs, enough for {most}.")
-    return replace(job, device="cuda" if on_gpus else "cpu", threads=threads), workers or most
+    if on_gpus and not gpus:
+        raise SettingError("no GPU is on the machines that Ray has. Take device cpu, or start Ray where GPUs are.")
+    count = workers or (gpus if on_gpus else max(1, cores // (threads or 1)))
+    threads = threads or (max(1, cores // count) if on_gpus else 1)
+    if count * threads > cores:
+        raise SettingError(f"{count} workers of {threads} threads were asked for, and Ray has {cores} cores. Take fewer.")
+    share = 1 / math.ceil(count / gpus) if on_gpus else 0.0
+    return replace(job, device="cuda" if on_gpus else "cpu", threads=threads), count, share
 
 
 def _cause(error: Exception) -> CapdecError:
