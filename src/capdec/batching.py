@@ -1,11 +1,11 @@
 """Dynamic batching: items from many callers, each with a future of its own, go through one function together. It knows no model and no protocol.
 
-    callers              waiting, oldest first                  the one thread                   futures
+    callers              waiting, oldest first                  a thread                         futures
     submit("a", 1)  ->   (a 1) (b 2) (a 3) (a 4)    batch = 2   run("a", [1, 3])             ->  1 and 3 are answered
     submit("b", 2)             (b 2)       (a 4)                run("b", [2])                ->  2
     ...                                    (a 4)                run("a", [4])                ->  4
 
-A batch is what waits when the thread is free: the oldest item, and those after it that have an equal key. For a batch to fill up nothing waits longer
+A batch is what waits when a thread is free: the oldest item, and those after it that have an equal key. For a batch to fill up nothing waits longer
 than the `linger`, which lets callers that were just answered ask again.
 """
 
@@ -33,7 +33,7 @@ class _Waiting(Generic[Key, Item]):
 
 
 class Batcher(Generic[Key, Item, Result]):
-    """`run(key, items)` returns a result for each item, in order. It is called in one thread alone, with at most `batch` items of one key.
+    """`run(key, items)` returns a result for each item, in order. It is called with at most `batch` items of one key, in so many `threads`.
 
     At most `queue` items wait or have a place reserved. `linger` (seconds) is how long an idle thread waits for a batch to grow. `observe` is told of
     each batch: the seconds that each of its items waited, and those that the batch took.
@@ -49,16 +49,18 @@ class Batcher(Generic[Key, Item, Result]):
         queue: int = 256,
         linger: float = 0.002,
         observe: Callable[[list[float], float], None] | None = None,
+        threads: int = 1,
     ):
         self.run, self.batch, self.queue, self.linger, self.observe = run, batch, queue, linger, observe
         self._waiting: dict[Future[Result], _Waiting[Key, Item]] = {}  # in order of arrival; a future leaves in one step, wherever it is
         self._reserved = 0
         self._in_hand = 0
         self._closed = False
-        self._rate = 0.0  # items a second, of late
+        self._rate = 0.0  # items a second of one thread, of late
         self._changed = threading.Condition(threading.RLock())  # a future's callback may run where the lock is held
-        self._thread = threading.Thread(target=self._work, name="batcher", daemon=True)
-        self._thread.start()
+        self._threads = [threading.Thread(target=self._work, name=f"batcher {number}", daemon=True) for number in range(threads)]
+        for thread in self._threads:
+            thread.start()
 
     @property
     def waiting(self) -> int:
@@ -67,8 +69,8 @@ class Batcher(Generic[Key, Item, Result]):
 
     @property
     def alive(self) -> bool:
-        """Whether it takes items, and its thread lives."""
-        return not self._closed and self._thread.is_alive()
+        """Whether it takes items, and its threads live."""
+        return not self._closed and all(thread.is_alive() for thread in self._threads)
 
     def submit(self, key: Key, item: Item, seconds: float = math.inf) -> "Future[Result]":
         """The future of one item, which has `seconds` to be begun: after that it is answered by a DeadlineError. Raises OverloadedError where the
@@ -96,19 +98,24 @@ class Batcher(Generic[Key, Item, Result]):
         with self._changed:
             self._closed = True
             self._changed.notify_all()
-        limit = None if math.isinf(seconds) else seconds
-        self._thread.join(limit)
-        if self._thread.is_alive():
+        if not self._ended(seconds):
             with self._changed:
                 left = list(self._waiting)
             for future in left:
                 self._fail(future, ClosedError("it was not begun before the end of a shutdown. Ask again when the server is up."))
-            self._thread.join(limit)
+            self._ended(seconds)
+
+    def _ended(self, seconds: float) -> bool:
+        """Whether all threads end within so many seconds."""
+        end = time.monotonic() + seconds
+        for thread in self._threads:
+            thread.join(None if math.isinf(seconds) else max(0.0, end - time.monotonic()))
+        return not any(thread.is_alive() for thread in self._threads)
 
     def _until_free(self, count: int) -> float:
         """A guess, in seconds."""
         excess = len(self._waiting) + self._reserved + self._in_hand + count - self.queue
-        return min(max(excess / self._rate, 1.0), 60.0) if self._rate else 1.0
+        return min(max(excess / (self._rate * len(self._threads)), 1.0), 60.0) if self._rate else 1.0
 
     def _enter(self, key: Key, item: Item, seconds: float) -> "Future[Result]":
         future: Future[Result] = Future()
@@ -127,7 +134,7 @@ class Batcher(Generic[Key, Item, Result]):
             self._waiting.pop(future, None)
 
     def _fail(self, future: "Future[Result]", error: Exception) -> None:
-        """Unless it was cancelled, or begun by the thread, meanwhile."""
+        """Unless it was cancelled, or begun by a thread, meanwhile."""
         with self._changed:
             mine = self._waiting.pop(future, None) is not None and future.set_running_or_notify_cancel()
         if mine:
@@ -144,8 +151,9 @@ class Batcher(Generic[Key, Item, Result]):
                     future.set_result(outcome)
             took = time.monotonic() - began
             rate = len(items) / max(took, 1e-6)
-            self._rate = 0.8 * self._rate + 0.2 * rate if self._rate else rate
-            self._in_hand = 0
+            with self._changed:
+                self._rate = 0.8 * self._rate + 0.2 * rate if self._rate else rate
+                self._in_hand -= len(items)
             if self.observe is not None:
                 self.observe([began - one.since for one in items], took)
 
@@ -169,7 +177,7 @@ class Batcher(Generic[Key, Item, Result]):
                     del self._waiting[future]
                 begun = [(future, one) for future, one in same if future.set_running_or_notify_cancel()]
                 if begun:
-                    self._in_hand = len(begun)
+                    self._in_hand += len(begun)
                     return begun[0][1].key, [future for future, _ in begun], [one for _, one in begun]
 
     def _outcomes(self, key: Key, items: list[Item]) -> "Sequence[Result | _Failed]":
