@@ -32,7 +32,7 @@ from encoders import jpegs
 
 COMMAND = [sys.executable, "-m", "capdec"]
 GREEDY = ["--strategy", "greedy", "--captions", "1", "--rerank", "none"]
-CLIENTS, SECONDS, KINDS = 50, 60, 400  # KINDS: photos that differ
+CLIENTS, WARM, SECONDS, KINDS = 50, 20, 60, 400  # KINDS: photos that differ
 
 
 def many(folder: Path, number: int, bad: int = 0) -> Path:
@@ -289,7 +289,7 @@ def load(folder: Path) -> dict[str, Any]:
         await asyncio.gather(*(client(port, number, end) for number in range(CLIENTS)))
 
     with server("--dtype", "float32") as (process, port):
-        asyncio.run(clients(port, 5))
+        asyncio.run(clients(port, WARM))
         warm = len(waits)
         waits.clear()
         with watched(process.pid) as seen:
@@ -341,7 +341,8 @@ def overload(folder: Path) -> dict[str, Any]:
     return {
         "plain batches, a second": round(rate, 1), "asked, a second": round(2 * rate, 1), "asked": len(served) + len(refused) + len(other),
         "served": len(served), "served, ms p50 and p99 and at most": [percent(served, 0.5), percent(served, 0.99), percent(served, 1)],
-        "deadline, ms": 10_000, "refused with 429": len(refused), "refused, ms p50 and p99": [percent(refused, 0.5), percent(refused, 0.99)] if refused else None,
+        "deadline, ms": 10_000, "refused with 429": len(refused),
+        "refused, ms p50 and p99": [percent(refused, 0.5), percent(refused, 0.99)] if refused else None,
         "Retry-After, seconds": sorted(retry), "otherwise": len(other), "first": other[:1],
     }  # fmt: skip
 
