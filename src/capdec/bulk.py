@@ -180,6 +180,7 @@ def _through_ray(
     except ImportError as error:
         raise MissingExtra("ray", "bulk", "captioning in bulk") from error
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # Ray would tell its makers
+    os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")  # it warns of what every actor of Ray Data's does
     ours: dict[str, Any] = {"include_dashboard": False, "object_store_memory": OBJECT_STORE} if address is None else {}
     ray.init(address or "local", log_to_driver=False, logging_level=logging.ERROR, **ours)
     try:
