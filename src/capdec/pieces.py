@@ -7,6 +7,7 @@ is cut like any other. What cannot be read is told in its place: a photo as an I
 import itertools
 import os
 import posixpath
+import re
 from collections.abc import Callable, Generator, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
@@ -127,14 +128,15 @@ def _sources(inputs: list[str], listing: str, rows: int) -> tuple[str, list[str]
 
 
 def _files(given: str) -> Iterator[tuple[str, str]]:
-    """Files below a folder (hidden ones left out), what a pattern matches, or a file; in order, with their path in that folder, or their name. Raises
-    DataError for what is not there or may not be listed: photos that were left out in silence would be missed by nobody."""
+    """Files below a folder (hidden ones left out), what a pattern matches, or a file; in order, with their path in that folder, or below what the
+    pattern begins with. Raises DataError for what is not there or may not be listed: photos left out in silence would be missed by nobody."""
     system, path = system_of(given)
     remote = "://" in given
     try:
         if any(sign in given for sign in "*?[") and not system.exists(path):
             matched = sorted(one for one in system.glob(path) if not system.isdir(one))
-            yield from ((posixpath.basename(one), system.unstrip_protocol(one) if remote else one) for one in matched)
+            fixed = posixpath.dirname(re.split(r"[*?[]", path)[0])
+            yield from ((posixpath.relpath(one, fixed), system.unstrip_protocol(one) if remote else one) for one in matched)
         elif system.isdir(path):
             # local folders by their names alone: fsspec would ask and keep the state of every file
             for root, folders, names in system.walk(path, on_error="raise") if remote else os.walk(path, onerror=_raise):
