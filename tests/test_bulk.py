@@ -82,11 +82,13 @@ def test_a_folder_becomes_a_row_for_each_photo_and_a_bad_one_only_an_error(tmp_p
 
 
 def test_photos_of_one_name_in_several_folders_have_keys_of_their_own(tmp_path, tiny_captioner):
+    photos = tmp_path / "photos"
+    photos.mkdir()
     for name in ("a", "b"):
-        folder_of(tmp_path / name, 1)
-    for number, inputs in enumerate(([str(tmp_path / "*" / "*.png")], [str(tmp_path / "a"), str(tmp_path / "b")], [str(tmp_path)])):
-        keys = [row["key"] for row in without_ray(inputs, tmp_path / f".out{number}", tiny_captioner)]
-        assert keys == ([f"{tmp_path}/{name}/0000.png" for name in "ab"] if number == 1 else ["a/0000.png", "b/0000.png"])
+        folder_of(photos / name, 1)
+    for number, inputs in enumerate(([str(photos / "*" / "*.png")], [str(photos / "a"), str(photos / "b")], [str(photos)])):
+        keys = [row["key"] for row in without_ray(inputs, tmp_path / f"out{number}", tiny_captioner)]
+        assert keys == ([f"{photos}/{name}/0000.png" for name in "ab"] if number == 1 else ["a/0000.png", "b/0000.png"])
 
 
 def test_alternatives_are_kept_with_their_scores(tmp_path, tiny_captioner):
