@@ -1,3 +1,4 @@
+import errno
 import io
 import json
 import os
@@ -7,6 +8,7 @@ import subprocess
 import sys
 import tarfile
 import time
+from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
@@ -18,7 +20,7 @@ from PIL import Image
 from safetensors.numpy import save_file
 
 from capdec import bulk as module
-from capdec.bulk import Job, bulk, caption_piece
+from capdec.bulk import Job, Worker, bulk, caption_piece
 from capdec.captioner import Captioner
 from capdec.errors import DataError, MismatchError, SettingError
 from capdec.pieces import plan
@@ -183,6 +185,22 @@ def test_what_cannot_be_read_at_all_is_one_row_that_says_so(tmp_path, tiny_capti
     told = {Path(row["key"]).name: row["error"] for row in rows}
     assert "width 5" in told["wide.npy"] and "gives 16" in told["wide.npy"]
     assert "ends after" in told["short.npy"] and "no matrix" in told["x.npy"] and "object" in told["objects.npy"]
+
+
+def test_a_worker_that_cannot_write_says_so_and_leaves_nothing_half_written(tmp_path, captioner, monkeypatch):
+    reading, pieces = plan([folder_of(tmp_path / "photos", 3)], str(tmp_path / "out" / "photos.parquet"), 16)
+    fingerprint = Captioner.load(captioner).fingerprint
+
+    def full(table, path):
+        Path(path).write_bytes(b"half")
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(pq, "write_table", full)
+    told = {name: np.array([value]) for name, value in asdict(pieces[0]).items()}
+    for known, message in ((fingerprint, "No space left on device"), ("another", "is another captioner where a worker is")):
+        worker = Worker(Job(str(tmp_path / "out"), captioner, known, reading, SHORT, 4, "float32"))
+        assert message in worker(told)["broken"][0]
+    assert [path.name for path in (tmp_path / "out").rglob("*") if path.is_file()] == ["photos.parquet"]
 
 
 def test_a_source_that_changed_since_the_run_began_is_an_error(tmp_path, tiny_captioner):

@@ -195,9 +195,12 @@ def _through_ray(
             num_cpus=job.threads, num_gpus=share,
         )  # fmt: skip
         for row in found.iter_rows():
+            if row["broken"]:
+                raise DataError(f"a worker cannot go on: {row['broken']} What is finished is kept; mend that, and run the same again.")
             yield int(row["rows"]), int(row["errors"])
     except ray.exceptions.RayError as error:
-        raise _cause(error) from error
+        said = brief(Exception(" ".join(str(error).split())))
+        raise DataError(f"Ray broke off ({said}). What is finished is kept; the same command goes on.") from error
     finally:
         ray.shutdown()
 
@@ -237,33 +240,32 @@ def _with_resources(job: Job, there: Mapping[str, float], workers: int | None, t
     return replace(job, device="cuda" if on_gpus else "cpu", threads=threads), count, share
 
 
-def _cause(error: Exception) -> CapdecError:
-    """What a worker raised, out of what Ray makes of it."""
-    inner: BaseException | None = error
-    while inner is not None:
-        if isinstance(inner, CapdecError):
-            return inner
-        if isinstance(inner, OSError) and not hasattr(inner, "cause"):  # Ray's own errors wear the type of what they hold
-            return DataError(f"a worker cannot go on: {brief(inner)}. What is finished is kept; mend that, and run the same again.")
-        inner = getattr(inner, "cause", None) or inner.__cause__
-    return DataError(f"the run broke off: {brief(error)}. What is finished is kept; the same command goes on.")
-
-
 class Worker:
-    """What Ray keeps one of for each GPU or some cores: a captioner, loaded once, that does pieces."""
+    """What Ray keeps one of for each GPU or some cores: a captioner, loaded once, that does pieces. What goes wrong is told and not raised: Ray would
+    hand on no more than the text of its traceback."""
 
     def __init__(self, job: Job):
         self.job = job
+        self.captioner: Captioner | None = None
+
+    def __call__(self, batch: Mapping[str, np.ndarray]) -> dict[str, list[Any]]:
+        piece = Piece(**{name: values[0].item() if isinstance(values[0], np.generic) else values[0] for name, values in batch.items()})
+        try:
+            self.captioner = self.captioner or self._loaded()
+            rows, errors = caption_piece(self.captioner, piece, self.job)
+        except Exception as error:
+            said = str(error) if isinstance(error, CapdecError) else f"{brief(error)}."
+            return {"rows": [0], "errors": [0], "broken": [" ".join(said.split())]}
+        return {"rows": [rows], "errors": [errors], "broken": [""]}
+
+    def _loaded(self) -> Captioner:
+        job = self.job
         if job.device == "cpu":
             torch.set_num_threads(job.threads)
-        self.captioner = Captioner.load(job.captioner, job.device, own_parts=job.own_parts, dtype=job.dtype)
-        if self.captioner.fingerprint != job.fingerprint:
-            raise MismatchError(f"{job.captioner} is another captioner where this worker is than where the run was started. Put the same one there.")
-
-    def __call__(self, batch: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
-        piece = Piece(**{name: values[0].item() if isinstance(values[0], np.generic) else values[0] for name, values in batch.items()})
-        rows, errors = caption_piece(self.captioner, piece, self.job)
-        return {"rows": np.array([rows]), "errors": np.array([errors])}
+        captioner = Captioner.load(job.captioner, job.device, own_parts=job.own_parts, dtype=job.dtype)
+        if captioner.fingerprint != job.fingerprint:
+            raise MismatchError(f"{job.captioner} is another captioner where a worker is than where the run was started. Put the same one there.")
+        return captioner
 
 
 def caption_piece(captioner: Captioner, piece: Piece, job: Job) -> tuple[int, int]:
