@@ -42,7 +42,7 @@ def many(folder: Path, number: int, bad: int = 0) -> Path:
     (folder / "photos").mkdir()
     for place in range(number):
         path = folder / "photos" / f"{place:06d}.jpg"
-        path.write_bytes(b"no photo") if place % (number // bad if bad else number + 1) == 1 else path.hardlink_to(different[place % KINDS])
+        path.write_bytes(b"no photo") if bad and place % (number // bad) == 1 else path.hardlink_to(different[place % KINDS])
     return folder / "photos"
 
 
