@@ -271,6 +271,38 @@ def test_a_remote_file_system_is_read_and_written_too(tmp_path, tiny_captioner):
         assert [row["key"] for row in pq.read_table(file).to_pylist()] == ["bad.png", "deep/0.png", "deep/1.png", "deep/2.png"]
 
 
+def test_a_remote_folder_that_may_not_be_listed_is_not_left_out_in_silence(tmp_path, monkeypatch):
+    import fsspec
+
+    memory = fsspec.filesystem("memory")
+    memory.pipe({"/shut/a.png": photo(1), "/shut/below/b.png": photo(2)})
+    listed = type(memory).ls
+
+    def refused(self, path, **asked):
+        if path.endswith("below"):
+            raise PermissionError("below")
+        return listed(self, path, **asked)
+
+    monkeypatch.setattr(type(memory), "ls", refused)
+    with pytest.raises(DataError, match="memory://shut cannot be listed: PermissionError"):
+        plan(["memory://shut"], str(tmp_path / "list"), 16)
+
+
+def test_what_others_wrote_into_a_remote_folder_is_seen(monkeypatch):
+    import fsspec
+
+    from capdec.files import names_in
+
+    memory = fsspec.filesystem("memory")
+    memory.pipe({"/kept/1": b""})
+    listed, cache = type(memory).ls, {}
+    monkeypatch.setattr(type(memory), "ls", lambda self, path, **asked: cache.setdefault(path, listed(self, path, **asked)))  # as s3fs does
+    monkeypatch.setattr(type(memory), "invalidate_cache", lambda self, path=None: cache.clear())
+    assert names_in("memory://kept") == ["1"]
+    memory.pipe({"/kept/2": b""})
+    assert names_in("memory://kept") == ["1", "2"]
+
+
 def command(inputs: str, output: Path, captioner: str, *more: str) -> list[str]:
     words = [sys.executable, "-m", "capdec", "bulk", inputs, "--output", str(output), "--captioner", captioner, "--strategy", "greedy"]
     return [*words, "--rerank", "none", "--max-tokens", "6", "--rows", "5", "--batch", "4", "--workers", "2", "--dtype", "float32", *more]

@@ -46,9 +46,20 @@ def size_of(path: str) -> int:
     return int(system.info(inner).get("size") or 0)
 
 
-def names_in(folder: str) -> list[str]:
-    """Of the files in a folder, hidden ones left out; none where there is no folder."""
+def walk(folder: str) -> Iterator[tuple[str, list[str], list[str]]]:
+    """As os.walk, on any file system: fsspec's own leaves out in silence what may not be listed below the first folder. Raises what listing does."""
     system, inner = system_of(folder)
+    found = [(posixpath.basename(path), one["type"] == "directory") for one in system.ls(inner, detail=True) if (path := one["name"].rstrip("/")) != inner]
+    folders = [name for name, is_folder in found if is_folder]
+    yield folder, folders, [name for name, is_folder in found if not is_folder]
+    for name in folders:
+        yield from walk(join(folder, name))
+
+
+def names_in(folder: str) -> list[str]:
+    """Of the files in a folder, hidden ones left out; none where there is no folder. As they are now: others may have written there since."""
+    system, inner = system_of(folder)
+    system.invalidate_cache()
     if not system.exists(inner):
         return []
     return sorted(name for path in system.ls(inner, detail=False) if not (name := posixpath.basename(str(path).rstrip("/"))).startswith("."))

@@ -17,8 +17,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from capdec.errors import DataError, ImageError, SettingError, brief
-from capdec.files import exists, join, open_file, size_of, system_of, writing
+from capdec.errors import CapdecError, DataError, ImageError, SettingError, brief
+from capdec.files import exists, join, open_file, size_of, system_of, walk, writing
 from capdec.images import LONGEST_SIDE, SUFFIXES, open_image
 from capdec.shards import IMAGES, File, Matrix, batches, matrix, parquet, samples, vectors
 
@@ -139,16 +139,18 @@ def _files(given: str) -> Iterator[tuple[str, str]]:
             yield from ((posixpath.relpath(one, fixed), system.unstrip_protocol(one) if remote else one) for one in matched)
         elif system.isdir(path):
             # local folders by their names alone: fsspec would ask and keep the state of every file
-            for root, folders, names in system.walk(path, on_error="raise") if remote else os.walk(path, onerror=_raise):
+            above = given if remote else path
+            for root, folders, names in walk(above) if remote else os.walk(above, onerror=_raise):
                 folders[:] = sorted(name for name in folders if not name.startswith("."))
-                below = posixpath.relpath(root, path) if root != path else ""
-                above = system.unstrip_protocol(root) if remote else root
-                yield from ((join(below, name), join(above, name)) for name in sorted(names) if not name.startswith("."))
+                below = root[len(above) :].lstrip("/")
+                yield from ((join(below, name), join(root, name)) for name in sorted(names) if not name.startswith("."))
         elif system.exists(path):
             yield posixpath.basename(path), given
         else:
             raise DataError(f"{given} is not there. Check the path.")
-    except OSError as error:
+    except CapdecError:
+        raise
+    except Exception as error:  # each file system has errors of its own, such as for credentials that are missing
         raise DataError(f"{given} cannot be listed: {brief(error)}. Check its permissions, or name what can be read.") from error
 
 
