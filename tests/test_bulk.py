@@ -181,9 +181,11 @@ def test_what_cannot_be_read_at_all_is_one_row_that_says_so(tmp_path, tiny_capti
     np.save(tmp_path / "objects.npy", np.array([{"code": "to run"}], dtype=object), allow_pickle=True)
     (tmp_path / "short.npy").write_bytes((tmp_path / "wide.npy").read_bytes()[:-4])
     (tmp_path / "x.npy").write_bytes(b"")
+    (tmp_path / "link.npy").symlink_to(tmp_path / "nowhere.npy")
     rows = without_ray([str(tmp_path / "*.npy")], tmp_path / "out", tiny_captioner)
     told = {Path(row["key"]).name: row["error"] for row in rows}
     assert "width 5" in told["wide.npy"] and "gives 16" in told["wide.npy"]
+    assert "link.npy cannot be read: FileNotFoundError" in told["link.npy"]
     assert "ends after" in told["short.npy"] and "no matrix" in told["x.npy"] and "object" in told["objects.npy"]
 
 

@@ -70,7 +70,7 @@ def plan(
     if kind == "photo":
         sources, key = [listing], "key"
     with ThreadPoolExecutor(16) as pool:
-        sizes = list(pool.map(size_of, sources))
+        sizes = list(pool.map(_size_of, sources))
         if kind == "tar":
             return Reading("tar"), [Piece(n, source, 0, 0, 0, size) for n, (source, size) in enumerate(zip(sources, sizes, strict=True))]
         if kind == "matrix":
@@ -86,6 +86,13 @@ def plan(
     if not placed:
         raise DataError(f"{', '.join(inputs[:3])} has no rows.")
     return reading, [Piece(n, source, start, stop, count, size) for n, (source, size, start, stop, count) in enumerate(placed)]
+
+
+def _size_of(source: str) -> int:
+    try:
+        return size_of(source)
+    except OSError:  # a link into nothing, say: its piece will tell
+        return 0
 
 
 def _sources(inputs: list[str], listing: str, rows: int) -> tuple[str, list[str]]:
