@@ -164,6 +164,14 @@ def test_stored_embeddings_are_captioned_and_unusable_ones_are_errors(tmp_path, 
     assert rows[9]["key"] == ("9" if kind == "parquet" else f"{Path(path).name}:9")
 
 
+def test_embeddings_with_addresses_beside_them_are_captioned_without_fetching_photos(tmp_path, tiny_captioner):
+    vectors = np.random.default_rng(0).normal(size=(3, 16)).astype(np.float32)
+    path = str(tmp_path / "e.parquet")
+    pq.write_table(pa.table({"url": [f"none://{row}" for row in range(3)], "embedding": list(vectors)}), path)
+    rows = without_ray([path], tmp_path / "out", tiny_captioner)
+    assert [(row["key"], row["error"]) for row in rows] == [(f"none://{row}", None) for row in range(3)]
+
+
 def test_clip_retrievals_folder_gives_image_embeddings_under_the_names_of_its_metadata(tmp_path, tiny_captioner):
     for name in ("img_emb", "text_emb", "metadata"):
         (tmp_path / "in" / name).mkdir(parents=True)

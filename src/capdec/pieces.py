@@ -27,8 +27,11 @@ if TYPE_CHECKING:
 
 ROWS = 1000  # of an output file, where nothing else is asked for
 ENDINGS = {".tar": "tar", ".parquet": "parquet", ".npy": "matrix", ".safetensors": "matrix", **dict.fromkeys(SUFFIXES, "photo")}
-PHOTO_COLUMNS = ("image", *IMAGES, "bytes", "image_bytes", "path", "image_path", "file_name", "url")
-VECTOR_COLUMNS = ("embedding", "image_embedding", "img_emb", "clip_embedding", "vector")
+COLUMNS = (  # photos, then embeddings, for which no photo is needed, then where photos are
+    *("image", *IMAGES, "bytes", "image_bytes"),
+    *("embedding", "image_embedding", "img_emb", "clip_embedding", "vector"),
+    *("path", "image_path", "file_name", "url"),
+)
 KEY_COLUMNS = ("key", "__key__", "id", "image_id", "image_path", "path", "file_name", "url")
 LARGEST = 200_000_000  # bytes of one photo
 
@@ -184,7 +187,7 @@ def _columns_of(sources: list[str], column: str | None, key: str | None) -> Read
         for field in schema
         if pa.types.is_list(field.type) or pa.types.is_fixed_size_list(field.type) or pa.types.is_large_list(field.type)
     ]
-    column = _named(schema.names, column, (*PHOTO_COLUMNS, *VECTOR_COLUMNS, *numbers), source)
+    column = _named(schema.names, column, (*COLUMNS, *numbers), source)
     if column is None:
         raise SettingError(f"{source} has no column that is known to hold photos or embeddings: {', '.join(schema.names)}. Say which with --column.")
     key = _named(schema.names, key, KEY_COLUMNS, source)
