@@ -184,6 +184,14 @@ def test_clip_retrievals_folder_gives_image_embeddings_under_the_names_of_its_me
     assert [row["key"] for row in rows] == [name or "img_emb_0.npy:2" for name in names]
 
 
+def test_rows_of_files_of_one_name_in_several_folders_have_keys_of_their_own(tmp_path, tiny_captioner):
+    for name in ("train", "test"):
+        (tmp_path / "in" / name).mkdir(parents=True)
+        pq.write_table(pa.table({"jpg": [photo(1)]}), tmp_path / "in" / name / "0000.parquet")
+    rows = without_ray([str(tmp_path / "in")], tmp_path / "out", tiny_captioner)
+    assert [row["key"] for row in rows] == ["test/0000.parquet:0", "train/0000.parquet:0"]
+
+
 def test_what_cannot_be_read_at_all_is_one_row_that_says_so(tmp_path, tiny_captioner):
     np.save(tmp_path / "wide.npy", np.ones((3, 5), np.float32))
     np.save(tmp_path / "objects.npy", np.array([{"code": "to run"}], dtype=object), allow_pickle=True)

@@ -49,9 +49,10 @@ def size_of(path: str) -> int:
 def walk(folder: str) -> Iterator[tuple[str, list[str], list[str]]]:
     """As os.walk, on any file system: fsspec's own leaves out in silence what may not be listed below the first folder. Raises what listing does."""
     system, inner = system_of(folder)
-    found = [(posixpath.basename(path), one["type"] == "directory") for one in system.ls(inner, detail=True) if (path := one["name"].rstrip("/")) != inner]
-    folders = [name for name, is_folder in found if is_folder]
-    yield folder, folders, [name for name, is_folder in found if not is_folder]
+    found = [one for one in system.ls(inner, detail=True) if one["name"].rstrip("/") != inner]  # stores may have a file that marks the folder itself
+    named = [(posixpath.basename(one["name"].rstrip("/")), one["type"] == "directory") for one in found]
+    folders = [name for name, is_folder in named if is_folder]
+    yield folder, folders, [name for name, is_folder in named if not is_folder]
     for name in folders:
         yield from walk(join(folder, name))
 

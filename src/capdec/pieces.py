@@ -11,7 +11,7 @@ import re
 from collections.abc import Callable, Generator, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -61,6 +61,8 @@ class Reading:
     kind: str
     column: str | None = None
     key: str | None = None
+    root: str = ""
+    """The folder that all sources are in: a row without a name has the rest of its source's path for one."""
 
 
 def plan(
@@ -88,6 +90,7 @@ def plan(
             reading = Reading("vectors", column, _named(parquet(file, beside).schema_arrow.names, key, KEY_COLUMNS, beside))
     if not placed:
         raise DataError(f"{', '.join(inputs[:3])} has no rows.")
+    reading = replace(reading, root=posixpath.dirname(os.path.commonprefix(sources)))
     return reading, [Piece(n, source, start, stop, count, size) for n, (source, size, start, stop, count) in enumerate(placed)]
 
 
@@ -256,7 +259,7 @@ def read_vectors(piece: Piece, reading: Reading, dim: int, batch: int) -> Iterat
         if piece.source.lower().endswith(".parquet"):
             yield from ((keys, vectors(column, dim)) for keys, column in _column(file, piece, reading, batch))
             return
-        found, names = _fitting(file, piece.source, reading.column, dim), _keys_of_matrix(piece, reading.key)
+        found, names = _fitting(file, piece.source, reading.column, dim), _keys_of_matrix(piece, reading)
         with closing(names):
             for start in range(piece.start, piece.stop, batch):
                 stop = min(start + batch, piece.stop)
@@ -281,18 +284,18 @@ def _column(file: File, piece: Piece, reading: Reading, batch: int) -> Iterator[
     at = sum(table.metadata.row_group(group).num_rows for group in range(piece.start))
     for part in batches(table, piece.source, [reading.column, *([reading.key] if reading.key else [])], range(piece.start, piece.stop), batch):
         named = part.column(reading.key).to_pylist() if reading.key else [None] * len(part)
-        yield [_key(name, piece.source, row) for row, name in enumerate(named, start=at)], part.column(reading.column)
+        yield [_key(name, piece, reading, row) for row, name in enumerate(named, start=at)], part.column(reading.column)
         at += len(part)
 
 
-def _key(name: object, source: str, row: int) -> str:
-    return f"{posixpath.basename(source)}:{row}" if name is None else str(name)
+def _key(name: object, piece: Piece, reading: Reading, row: int) -> str:
+    return f"{piece.source.removeprefix(reading.root).lstrip('/')}:{row}" if name is None else str(name)
 
 
-def _keys_of_matrix(piece: Piece, key: str | None) -> Generator[str, None, None]:
-    path = _metadata(piece.source) if key else None
-    if path is None or key is None:
-        yield from (_key(None, piece.source, row) for row in range(piece.start, piece.stop))
+def _keys_of_matrix(piece: Piece, reading: Reading) -> Generator[str, None, None]:
+    path = _metadata(piece.source) if reading.key else None
+    if path is None or reading.key is None:
+        yield from (_key(None, piece, reading, row) for row in range(piece.start, piece.stop))
         return
     with open_file(path) as file:
         table, at = parquet(file, path), 0
@@ -301,8 +304,8 @@ def _keys_of_matrix(piece: Piece, key: str | None) -> Generator[str, None, None]
         for group in range(table.num_row_groups):
             after = at + table.metadata.row_group(group).num_rows
             if after > piece.start and at < piece.stop:
-                named = (name for part in batches(table, path, [key], range(group, group + 1), 4096) for name in part.column(0).to_pylist())
-                yield from (_key(name, piece.source, row) for row, name in enumerate(named, start=at) if piece.start <= row < piece.stop)
+                named = (name for part in batches(table, path, [reading.key], range(group, group + 1), 4096) for name in part.column(0).to_pylist())
+                yield from (_key(name, piece, reading, row) for row, name in enumerate(named, start=at) if piece.start <= row < piece.stop)
             at = after
 
 
