@@ -123,6 +123,15 @@ def test_a_folder_of_img2dataset_gives_its_tars_and_not_what_stands_beside_them(
     assert [row["key"] for row in without_ray([str(tmp_path / "in")], tmp_path / "out", tiny_captioner)] == ["000000001"]
 
 
+def test_a_shard_that_is_named_twice_is_captioned_once_and_what_a_killed_plan_left_not_at_all(tmp_path, tiny_captioner):
+    output = tmp_path / "in" / "out"
+    output.mkdir(parents=True)
+    for path in (tmp_path / "in" / "a.parquet", output / "photos.parquet", output / "plan.parquet"):
+        pq.write_table(pa.table({"key": ["a"], "jpg": [photo(1)]}), path)
+    rows = without_ray([str(tmp_path / "in"), str(tmp_path / "in" / "*.parquet")], output, tiny_captioner)
+    assert [row["key"] for row in rows] == ["a"]
+
+
 def test_parquet_holds_photos_as_bytes_as_paths_or_as_datasets_do(tmp_path, tiny_captioner):
     folder_of(tmp_path / "photos", 3)
     ways = {

@@ -107,15 +107,16 @@ def _sources(inputs: list[str], listing: str, rows: int) -> tuple[str, list[str]
     import pyarrow.parquet as pq
 
     found: dict[str, list[str]] = {"tar": [], "parquet": [], "matrix": []}
+    own = {listing, join(posixpath.dirname(listing), "plan.parquet")}  # of a run that was killed while it planned, its folder below the input
     schema, listed = pa.schema([("key", pa.string()), ("path", pa.string())]), 0
 
     def photos() -> Iterator[tuple[str, str]]:
-        for given in inputs:
+        for given in dict.fromkeys(inputs):
             for below, path in _files(given):
                 kind = ENDINGS.get(posixpath.splitext(path.lower())[1])
                 if kind == "photo":
                     yield (path if len(inputs) > 1 else below), path
-                elif kind is not None:
+                elif kind is not None and path not in own:
                     found[kind].append(path)
 
     with writing(listing) as temporary, pq.ParquetWriter(temporary, schema) as writer:
@@ -126,6 +127,7 @@ def _sources(inputs: list[str], listing: str, rows: int) -> tuple[str, list[str]
             )
             writer.write_table(pa.table({"key": keys, "path": paths}, schema))
             listed += len(some)
+    found = {kind: list(dict.fromkeys(paths)) for kind, paths in found.items()}  # patterns may overlap
     if any("/img_emb/" in path for path in found["matrix"]):  # clip-retrieval's folder has text_emb and metadata beside it
         found["matrix"] = [path for path in found["matrix"] if "/img_emb/" in path]
     if found["tar"] or found["matrix"]:
