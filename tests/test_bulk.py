@@ -407,3 +407,14 @@ def test_another_setting_or_captioner_in_the_same_folder_is_refused_and_too_many
 def test_two_runs_do_not_work_in_one_folder_at_once(tmp_path, captioner):
     with module._alone(str(tmp_path / "out")), pytest.raises(SettingError, match="another run is at work"):
         bulk([str(tmp_path)], tmp_path / "out", captioner)
+
+
+def test_what_workers_wrote_on_disks_of_their_own_is_missed(tmp_path, captioner, monkeypatch):
+    def elsewhere(job, pieces, *_):
+        yield from ((piece.rows, 0) for piece in pieces)
+
+    monkeypatch.setattr(module, "_through_ray", elsewhere)
+    photos = folder_of(tmp_path / "photos", 5)
+    with pytest.raises(DataError, match=r"2 of 2 files that workers wrote are not in .*000000.parquet is the first.*all machines share"):
+        bulk([photos], tmp_path / "out", captioner, SHORT, rows=3, shown=False)
+    assert not (tmp_path / "out" / "summary.json").exists()

@@ -16,10 +16,11 @@ import json
 import logging
 import math
 import os
+import re
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Generator, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -145,15 +146,22 @@ def _run(
     todo = [piece for piece in pieces if piece.number not in done]
     known = all(piece.rows for piece in pieces)  # of tar shards only reading tells how many photos they hold
     total, start = (sum(piece.rows for piece in pieces), before) if known else (len(pieces), len(done))
-    with Progress("rows" if known else "shards", total, shown, start) as bar:
+    new = _through_ray(job, todo, address, workers, threads, device)
+    with Progress("rows" if known else "shards", total, shown, start) as bar, closing(new):
         _stop_at(max_errors, failed, job.output)
-        for number, (new, wrong) in enumerate(_through_ray(job, todo, address, workers, threads, device), start=len(done) + 1):
-            count, failed = count + new, failed + wrong
+        for number, (rows, wrong) in enumerate(new, start=len(done) + 1):
+            count, failed = count + rows, failed + wrong
             rate = "" if known else f"{count:,} rows, {(count - before) / (time.monotonic() - began):.1f} rows/s, "
             bar.update(count if known else number, f"{rate}{failed:,} errors")
             _stop_at(max_errors, failed, job.output)
     seconds = time.monotonic() - began
-    errors = _write_errors(job.output)
+    there = _finished(job.output)
+    if missing := [piece.number for piece in pieces if piece.number not in there]:
+        raise DataError(
+            f"{len(missing):,} of {len(pieces):,} files that workers wrote are not in {job.output}/captions ({missing[0]:06d}.parquet is the first). "
+            f"Name a folder that all machines share, or an object store."
+        )
+    errors = _write_errors(job.output, there)
     this_run = {"rows": count - before, "pieces": len(todo), "seconds": round(seconds, 1), "rows_per_second": round((count - before) / seconds, 2)}
     summary = {"rows": count, "captioned": count - failed, "errors": failed, "pieces": len(pieces), "this_run": this_run, "first_errors": errors}
     _write_json(join(job.output, "summary.json"), summary)
@@ -162,7 +170,7 @@ def _run(
 
 def _stop_at(most: int | None, failed: int, output: str) -> None:
     if most is not None and failed > most:
-        _write_errors(output)
+        _write_errors(output, _finished(output))
         raise DataError(
             f"{failed:,} rows failed, and at most {most:,} may: {output}/errors.jsonl says which, and why. To go on, allow more (--max-errors)."
         )
@@ -170,7 +178,7 @@ def _stop_at(most: int | None, failed: int, output: str) -> None:
 
 def _through_ray(
     job: Job, pieces: list[Piece], address: str | None, workers: int | None, threads: int | None, device: str
-) -> Iterator[tuple[int, int]]:
+) -> Generator[tuple[int, int], None, None]:
     """Rows and errors of each piece as it is finished."""
     if not pieces:
         return
@@ -336,7 +344,7 @@ def _row(key: str, found: Caption | Exception) -> dict[str, Any]:
 def _finished(output: str) -> dict[int, tuple[int, int]]:
     """Rows and errors of the pieces that are there."""
     folder = join(output, "captions")
-    names = [name for name in names_in(folder) if name.endswith(".parquet")]
+    names = [name for name in names_in(folder) if re.fullmatch(r"\d{6,}\.parquet", name)]
     with ThreadPoolExecutor(16) as pool:
         counts = pool.map(_counts, (join(folder, name) for name in names))
         return {int(name.partition(".")[0]): counted for name, counted in zip(names, counts, strict=True)}
@@ -351,11 +359,11 @@ def _counts(path: str) -> tuple[int, int]:
         raise DataError(f"{path} is not what a run writes ({brief(error)}). Delete it, and run the same again.") from error
 
 
-def _write_errors(output: str) -> list[dict[str, str]]:
+def _write_errors(output: str, finished: Mapping[int, tuple[int, int]]) -> list[dict[str, str]]:
     """errors.jsonl, a line for each row that failed; the first ten are returned."""
     first: list[dict[str, str]] = []
     with writing(join(output, "errors.jsonl")) as temporary, temporary.open("w", encoding="utf-8") as lines:
-        for number, (_, errors) in sorted(_finished(output).items()):
+        for number, (_, errors) in sorted(finished.items()):
             if errors:
                 with open_file(join(output, f"captions/{number:06d}.parquet")) as file:
                     table = pq.read_table(file, columns=["key", "error"])
