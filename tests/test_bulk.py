@@ -23,7 +23,7 @@ from capdec import bulk as module
 from capdec.bulk import Job, Worker, bulk, caption_piece
 from capdec.captioner import Captioner
 from capdec.errors import DataError, MismatchError, SettingError
-from capdec.pieces import plan
+from capdec.pieces import Reading, plan
 from capdec.protocols import Decoding
 
 SHORT = Decoding("greedy", max_tokens=6)
@@ -404,6 +404,19 @@ def test_another_setting_or_captioner_in_the_same_folder_is_refused_and_too_many
         bulk([photos], tmp_path / "out", captioner, SHORT, **asked)
 
 
+def test_workers_are_told_of_captioner_and_output_by_whole_paths(tmp_path, captioner, monkeypatch):
+    seen = []
+    monkeypatch.setattr(module, "_run", lambda job, *_: seen.append((job.captioner, job.output)) or {})
+    monkeypatch.chdir(tmp_path)
+    bulk([folder_of(tmp_path / "photos", 1)], f"file://{tmp_path}/out", Path(captioner).name, SHORT)
+    assert seen == [(captioner, str(tmp_path / "out"))]
+
+
+def test_a_cluster_that_is_not_there_is_a_setting_error(tmp_path, captioner):
+    with pytest.raises(SettingError, match="no Ray cluster answers at 127.0.0.1:1"):
+        bulk([folder_of(tmp_path / "photos", 1)], tmp_path / "out", captioner, SHORT, address="127.0.0.1:1", shown=False)
+
+
 def test_two_runs_do_not_work_in_one_folder_at_once(tmp_path, captioner):
     with module._alone(str(tmp_path / "out")), pytest.raises(SettingError, match="another run is at work"):
         bulk([str(tmp_path)], tmp_path / "out", captioner)
@@ -418,3 +431,34 @@ def test_what_workers_wrote_on_disks_of_their_own_is_missed(tmp_path, captioner,
     with pytest.raises(DataError, match=r"2 of 2 files that workers wrote are not in .*000000.parquet is the first.*all machines share"):
         bulk([photos], tmp_path / "out", captioner, SHORT, rows=3, shown=False)
     assert not (tmp_path / "out" / "summary.json").exists()
+
+
+NO_GPU, TWO_GPUS = {"CPU": 8.0}, {"CPU": 16.0, "GPU": 2.0}
+
+
+@pytest.mark.parametrize(
+    ("machines", "workers", "threads", "device", "became"),
+    [
+        ([NO_GPU], None, None, "auto", ("cpu", 1, 8, 0.0)),
+        ([NO_GPU, {"CPU": 3.0}], None, 2, "auto", ("cpu", 2, 5, 0.0)),
+        ([NO_GPU], 3, None, "cpu", ("cpu", 1, 3, 0.0)),
+        ([TWO_GPUS], None, None, "auto", ("cuda", 8, 2, 1.0)),
+        ([{"CPU": 64.0}, TWO_GPUS, TWO_GPUS], None, None, "auto", ("cuda", 8, 4, 1.0)),  # the first one's cores are beside no GPU
+        ([TWO_GPUS], 3, None, "cuda", ("cuda", 4, 3, 0.5)),
+        ([TWO_GPUS], None, None, "cpu", ("cpu", 1, 16, 0.0)),
+    ],
+)
+def test_workers_fit_on_single_machines(machines, workers, threads, device, became):
+    job = Job("out", "", "", Reading("tar"), SHORT, 4, "float32")
+    job, count, share = module._with_resources(job, machines, workers, threads, device)
+    assert (job.device, job.threads, count, share) == became
+
+
+@pytest.mark.parametrize(
+    ("machines", "workers", "threads", "device"),
+    [([NO_GPU], 9, None, "auto"), ([NO_GPU, NO_GPU], None, 12, "auto"), ([NO_GPU], None, None, "cuda"), ([TWO_GPUS], 2, 16, "auto")],
+)
+def test_workers_for_which_there_is_no_room_are_refused_since_ray_would_wait_for_ever(machines, workers, threads, device):
+    job = Job("out", "", "", Reading("tar"), SHORT, 4, "float32")
+    with pytest.raises(SettingError, match="room for|no GPU"):
+        module._with_resources(job, machines, workers, threads, device)

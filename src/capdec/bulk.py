@@ -30,7 +30,7 @@ import numpy as np
 import torch
 
 from capdec import __version__
-from capdec.captioner import Captioner
+from capdec.captioner import Captioner, embedded
 from capdec.corpus import opened_photos
 from capdec.errors import CapdecError, DataError, ImageError, MismatchError, MissingExtra, SettingError, brief
 from capdec.files import exists, join, names_in, open_file, writing
@@ -100,7 +100,10 @@ def bulk(
     if not inputs or batch < 1 or (rows is not None and not 1 <= rows <= PLACES):
         raise SettingError(f"a run has inputs, batches of at least 1 and files of at least 1 row; {list(inputs)}, batch {batch}, rows {rows} came.")
     loaded = Captioner.load(captioner, own_parts=own_parts)
-    where = str(output) if "://" in str(output) else str(Path(output).absolute())
+    if captioner not in embedded() and Path(captioner).is_dir():
+        captioner = str(Path(captioner).absolute())  # a cluster's workers begin in another folder
+    output = str(output).removeprefix("file://")  # of local files half of one would be seen under its name
+    where = output if "://" in output else str(Path(output).absolute())
     sources = [one if "://" in one else str(Path(one).absolute()) for one in inputs]
     asked = {
         "format_version": FORMAT, "inputs": sources, "captioner": loaded.fingerprint, "decoding": asdict(decoding or loaded.decoding), "batch": batch,
@@ -190,10 +193,16 @@ def _through_ray(
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # Ray would tell its makers
     os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")  # it warns of what every actor of Ray Data's does
     ours: dict[str, Any] = {"include_dashboard": False, "object_store_memory": OBJECT_STORE} if address is None else {}
-    ray.init(address or "local", log_to_driver=False, logging_level=logging.ERROR, **ours)
+    if ray.is_initialized():
+        raise SettingError("Ray runs in this process already, and a run has its own: call ray.shutdown() first. `address` joins a cluster.")
+    try:
+        ray.init(address or "local", log_to_driver=False, logging_level=logging.ERROR, **ours)
+    except (ConnectionError, ValueError) as error:
+        raise SettingError(f"no Ray cluster answers at {address}: {brief(error)}. Start one (ray start --head), or leave the address out.") from error
     try:
         logging.getLogger("ray.data").setLevel(logging.ERROR)
-        job, count, share = _with_resources(job, ray.cluster_resources(), workers, threads, device)
+        machines = [node["Resources"] for node in ray.nodes() if node["Alive"]]
+        job, count, share = _with_resources(job, machines, workers, threads, device)
         context = ray.data.DataContext.get_current()
         context.enable_progress_bars = context.print_on_execution_start = False
         # A block a piece. Telling which needs no core, for the workers may have them all; two at once, or Ray starts a process for each.
@@ -233,19 +242,23 @@ def _told(piece: Piece) -> list[Any]:
     return [pa.Table.from_pylist([asdict(piece)])]
 
 
-def _with_resources(job: Job, there: Mapping[str, float], workers: int | None, threads: int | None, device: str) -> tuple[Job, int, float]:
-    """The job with its device and threads, how many workers, and a worker's share of a GPU: several may have one together. Raises SettingError for
-    more than the machines have: Ray would wait for ever."""
-    cores, gpus = int(there.get("CPU", 1)), int(there.get("GPU", 0))
+def _with_resources(
+    job: Job, machines: Sequence[Mapping[str, float]], workers: int | None, threads: int | None, device: str
+) -> tuple[Job, int, float]:
+    """The job with its device and threads, how many workers, and a worker's share of a GPU: several may have one together. A worker is on one
+    machine. Raises SettingError for more than the machines have room for: Ray would wait for ever."""
+    gpus = sum(int(machine.get("GPU", 0)) for machine in machines)
     on_gpus = gpus > 0 if device == "auto" else device == "cuda"
     if on_gpus and not gpus:
         raise SettingError("no GPU is on the machines that Ray has. Take device cpu, or start Ray where GPUs are.")
-    count = workers or (gpus if on_gpus else max(1, cores // (threads or 1)))
-    threads = threads or (max(1, cores // count) if on_gpus else 1)
-    if count * threads > cores:
-        raise SettingError(f"{count} workers of {threads} threads were asked for, and Ray has {cores} cores. Take fewer.")
-    share = 1 / math.ceil(count / gpus) if on_gpus else 0.0
-    return replace(job, device="cuda" if on_gpus else "cpu", threads=threads), count, share
+    sharing = math.ceil((workers or gpus) / gpus) if on_gpus else 0
+    cores = [int(machine.get("CPU", 0)) for machine in machines]
+    most = [int(machine.get("GPU", 0)) * sharing for machine in machines] if on_gpus else cores  # workers of each machine
+    threads = threads or (max(1, min(each // many for each, many in zip(cores, most, strict=True) if many)) if on_gpus else 1)
+    room = sum(min(each // threads, many) for each, many in zip(cores, most, strict=True))
+    if not 1 <= (workers or 1) <= room:
+        raise SettingError(f"{workers or 1} workers of {threads} threads were asked for, and Ray's machines have room for {room}. Take fewer.")
+    return replace(job, device="cuda" if on_gpus else "cpu", threads=threads), workers or room, 1 / sharing if on_gpus else 0.0
 
 
 class Worker:
