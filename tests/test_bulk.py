@@ -413,7 +413,7 @@ def test_workers_are_told_of_captioner_and_output_by_whole_paths(tmp_path, capti
 
 
 def test_a_cluster_that_is_not_there_is_a_setting_error(tmp_path, captioner):
-    with pytest.raises(SettingError, match="no Ray cluster answers at 127.0.0.1:1"):
+    with pytest.raises(SettingError, match=r"no Ray cluster answers at 127\.0\.0\.1:1"):
         bulk([folder_of(tmp_path / "photos", 1)], tmp_path / "out", captioner, SHORT, address="127.0.0.1:1", shown=False)
 
 
@@ -460,5 +460,5 @@ def test_workers_fit_on_single_machines(machines, workers, threads, device, beca
 )
 def test_workers_for_which_there_is_no_room_are_refused_since_ray_would_wait_for_ever(machines, workers, threads, device):
     job = Job("out", "", "", Reading("tar"), SHORT, 4, "float32")
-    with pytest.raises(SettingError, match="room for|no GPU"):
+    with pytest.raises(SettingError, match=r"room for|no GPU"):
         module._with_resources(job, machines, workers, threads, device)
