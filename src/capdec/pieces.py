@@ -90,7 +90,7 @@ def plan(
             reading = Reading("vectors", column, _named(parquet(file, beside).schema_arrow.names, key, KEY_COLUMNS, beside))
     if not placed:
         raise DataError(f"{', '.join(inputs[:3])} has no rows.")
-    reading = replace(reading, root=posixpath.dirname(os.path.commonprefix(sources)))
+    reading = replace(reading, root=posixpath.dirname(os.path.commonprefix(sources)))  # noqa: RUF071 (commonpath takes no s3://)
     return reading, [Piece(n, source, start, stop, count, size) for n, (source, size, start, stop, count) in enumerate(placed)]
 
 

@@ -454,7 +454,7 @@ def _described(made: FastAPI, describe: Callable[[], dict[str, Any]], service: S
 
 def _problems(*statuses: int) -> dict[int | str, dict[str, Any]]:
     said = {
-        400: "No JSON or form that can be read.", 401: "The API key is missing or another.", 404: "No such model.", 413: "More bytes, or values, than allowed.",
+        400: "No JSON or form that can be read.", 401: "The API key is missing or another.", 404: "No such model.", 413: "More than is allowed.",
         415: "Neither JSON nor a form.", 429: "The queue is full; Retry-After says when there may be room.", 500: "The server's own fault.",
         503: "Not ready, or shutting down.", 504: "Not done in time.",
     }  # fmt: skip
