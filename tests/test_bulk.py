@@ -286,6 +286,18 @@ def test_a_path_that_is_not_there_or_of_an_unknown_kind_is_an_error(tmp_path):
         plan(["strange://bucket/a.tar"], str(tmp_path / "list"), 16)
 
 
+def test_a_file_system_whose_package_is_missing_names_it(tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "s3fs", None)
+    with pytest.raises(SettingError, match="pip install s3fs"):
+        plan(["s3://bucket/a.tar"], str(tmp_path / "list"), 16)
+
+
+def test_two_colons_in_a_name_are_a_name(tmp_path, tiny_captioner):
+    tar_of(tmp_path / "a::b.tar", {"1.png": photo(1)})
+    (tmp_path / "a").write_bytes(b"another file")
+    assert [row["error"] for row in without_ray([str(tmp_path / "a::b.tar")], tmp_path / "out", tiny_captioner)] == [None]
+
+
 def test_a_remote_file_system_is_read_and_written_too(tmp_path, tiny_captioner):
     import fsspec
 

@@ -12,14 +12,19 @@ from capdec.errors import MissingExtra, SettingError, brief
 
 
 def system_of(path: str) -> tuple[Any, str]:
-    """The file system that a path is of, and the path there. Raises SettingError or MissingExtra for one that is not to be had."""
+    """The file system that a path is of, and the path there. Raises SettingError for one that is not to be had."""
     try:
         import fsspec.core
-
+    except ImportError as error:
+        raise MissingExtra("fsspec", "bulk", f"reading {path}") from error
+    if "://" not in path:  # in a file's name "::" is no chain of file systems
+        local = fsspec.filesystem("file")
+        return local, str(local._strip_protocol(path))
+    try:
         system, inner = fsspec.core.url_to_fs(path)
     except ImportError as error:
-        package = error.name or str(error).partition("nstall ")[2].partition(" ")[0] or "fsspec"
-        raise MissingExtra(package, "bulk", f"reading {path}") from error
+        package = error.name or str(error).partition("nstall ")[2].partition(" ")[0]
+        raise SettingError(f"{path} is read by the package {package!r}, here and where workers are. Install it with: pip install {package}") from error
     except ValueError as error:
         raise SettingError(f"{path} is on no file system that is known: {brief(error)}") from error
     return system, str(inner)
