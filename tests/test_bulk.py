@@ -8,6 +8,7 @@ import subprocess
 import sys
 import tarfile
 import time
+from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
 
@@ -20,6 +21,7 @@ from PIL import Image
 from safetensors.numpy import save_file
 
 from capdec import bulk as module
+from capdec import pieces as pieces_module
 from capdec.bulk import Job, Worker, bulk, caption_piece
 from capdec.captioner import Captioner
 from capdec.errors import DataError, MismatchError, SettingError
@@ -422,6 +424,44 @@ def test_workers_are_told_of_captioner_and_output_by_whole_paths(tmp_path, capti
     monkeypatch.chdir(tmp_path)
     bulk([folder_of(tmp_path / "photos", 1)], f"file://{tmp_path}/out", Path(captioner).name, SHORT)
     assert seen == [(captioner, str(tmp_path / "out"))]
+
+
+@pytest.mark.parametrize("step", ["photos.parquet", "plan.parquet", "manifest.json"])
+def test_killed_while_it_plans_it_plans_again(tmp_path, captioner, monkeypatch, step):
+    photos, planned, killed = folder_of(tmp_path / "photos", 5), [], False
+    write = module.writing
+
+    @contextmanager
+    def until(path):
+        nonlocal killed
+        if Path(path).name == step and not killed:
+            killed = True
+            raise KeyboardInterrupt
+        with write(path) as temporary:
+            yield temporary
+
+    for place in (module, pieces_module):
+        monkeypatch.setattr(place, "writing", until)
+    monkeypatch.setattr(module, "_run", lambda job, pieces, *_: planned.append(pieces) or {})
+    with pytest.raises(KeyboardInterrupt):
+        bulk([photos], tmp_path / "out", captioner, SHORT, rows=2)
+    for _ in range(2):
+        bulk([photos], tmp_path / "out", captioner, SHORT, rows=2)
+    assert planned[0] == planned[1] and [piece.rows for piece in planned[0]] == [2, 2, 1]
+
+
+def test_errors_of_earlier_starts_count(tmp_path, captioner, tiny_captioner, monkeypatch):
+    def here(job, pieces, *_):
+        yield from (caption_piece(tiny_captioner, piece, job) for piece in pieces)
+
+    monkeypatch.setattr(module, "_through_ray", here)
+    asked = {"inputs": [folder_of(tmp_path / "photos", 6, bad=(0, 3, 4))], "output": tmp_path / "out", "captioner": captioner, "decoding": SHORT}
+    for most, failed, there in ((0, 1, 1), (0, 1, 1), (1, 3, 2), (2, 3, 2)):
+        with pytest.raises(DataError, match=f"{failed} rows failed, and at most {most} may"):
+            bulk(**asked, rows=3, max_errors=most, shown=False)
+        assert len(list((tmp_path / "out" / "captions").iterdir())) == there
+    summary = bulk(**asked, rows=3, max_errors=3, shown=False)
+    assert (summary["rows"], summary["captioned"], summary["errors"]) == (6, 3, 3)
 
 
 def test_a_cluster_that_is_not_there_is_a_setting_error(tmp_path, captioner):

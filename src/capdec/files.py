@@ -24,7 +24,9 @@ def system_of(path: str) -> tuple[Any, str]:
         system, inner = fsspec.core.url_to_fs(path)
     except ImportError as error:
         package = error.name or str(error).partition("nstall ")[2].partition(" ")[0]
-        raise SettingError(f"{path} is read by the package {package!r}, here and where workers are. Install it with: pip install {package}") from error
+        raise SettingError(
+            f"{path} is read by the package {package!r}, here and where workers are. Install it with: pip install {package}"
+        ) from error
     except ValueError as error:
         raise SettingError(f"{path} is on no file system that is known: {brief(error)}") from error
     return system, str(inner)
