@@ -294,6 +294,15 @@ def test_a_file_system_whose_package_is_missing_names_it(tmp_path, monkeypatch):
         plan(["s3://bucket/a.tar"], str(tmp_path / "list"), 16)
 
 
+def test_names_that_are_no_text_are_shown_and_end_no_run(tmp_path, tiny_captioner):
+    (tmp_path / "in").mkdir()
+    tar_of(tmp_path / "in" / "a.tar", {"1.\udcff": b"x", "\udce9.png": photo(1)})
+    tar_of(tmp_path / "in" / os.fsdecode(b"\xe9.tar"), {"2.png": photo(2)})
+    rows = without_ray([str(tmp_path / "in")], tmp_path / "out", tiny_captioner)
+    assert [row["key"] for row in rows] == ["1", r"\xe9", str(tmp_path / "in" / r"\xe9.tar")]
+    assert [row["error"] is None for row in rows] == [False, True, False] and r"\xff" in rows[0]["error"]
+
+
 def test_two_colons_in_a_name_are_a_name(tmp_path, tiny_captioner):
     tar_of(tmp_path / "a::b.tar", {"1.png": photo(1)})
     (tmp_path / "a").write_bytes(b"another file")

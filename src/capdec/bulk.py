@@ -33,7 +33,7 @@ from capdec import __version__
 from capdec.captioner import Captioner, embedded
 from capdec.corpus import opened_photos
 from capdec.errors import CapdecError, DataError, ImageError, MismatchError, MissingExtra, SettingError, brief
-from capdec.files import exists, join, names_in, open_file, writing
+from capdec.files import as_text, exists, join, names_in, open_file, writing
 from capdec.pieces import Photo, Piece, Reading, plan, read_photos, read_vectors
 from capdec.progress import Progress
 from capdec.protocols import Caption, Decoding
@@ -347,11 +347,10 @@ def _vectors(captioner: Captioner, piece: Piece, job: Job) -> Iterator[tuple[lis
 
 
 def _row(key: str, found: Caption | Exception) -> dict[str, Any]:
-    shown = key.encode("utf-8", "backslashreplace").decode()  # a file's name need not be text
     if isinstance(found, Exception):
-        return {"key": shown, "caption": None, "score": None, "alternatives": None, "error": " ".join(str(found).split())}
+        return {"key": as_text(key), "caption": None, "score": None, "alternatives": None, "error": as_text(" ".join(str(found).split()))}
     alternatives = [{"caption": other.text, "score": other.score} for other in found.alternatives]
-    return {"key": shown, "caption": found.text, "score": found.score, "alternatives": alternatives, "error": None}
+    return {"key": as_text(key), "caption": found.text, "score": found.score, "alternatives": alternatives, "error": None}
 
 
 def _finished(output: str) -> dict[int, tuple[int, int]]:
@@ -388,7 +387,7 @@ def _write_errors(output: str, finished: Mapping[int, tuple[int, int]]) -> list[
 
 def _write_json(path: str, value: object) -> None:
     with writing(path) as temporary:
-        temporary.write_text(json.dumps(value, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+        temporary.write_text(json.dumps(value, indent=2, ensure_ascii=False) + "\n", encoding="utf-8", errors="backslashreplace")  # as JSON has it
 
 
 @contextmanager

@@ -24,12 +24,22 @@ def system_of(path: str) -> tuple[Any, str]:
         system, inner = fsspec.core.url_to_fs(path)
     except ImportError as error:
         package = error.name or str(error).partition("nstall ")[2].partition(" ")[0]
-        raise SettingError(
-            f"{path} is read by the package {package!r}, here and where workers are. Install it with: pip install {package}"
-        ) from error
+        raise SettingError(f"{path} is read by the package {package!r}, here and at workers. Install it with: pip install {package}") from error
     except ValueError as error:
         raise SettingError(f"{path} is on no file system that is known: {brief(error)}") from error
     return system, str(inner)
+
+
+def as_text(name: str) -> str:
+    r"""A file's name need not be text: bytes that are none are shown.
+
+    >>> as_text("caf\udce9.jpg")
+    'caf\\xe9.jpg'
+    """
+    try:
+        return name.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
+    except UnicodeEncodeError:  # half a character, which no file system gives
+        return name.encode("utf-8", "backslashreplace").decode()
 
 
 def join(folder: str, name: str) -> str:

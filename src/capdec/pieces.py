@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from capdec.errors import CapdecError, DataError, ImageError, SettingError, brief
-from capdec.files import exists, join, open_file, size_of, system_of, walk, writing
+from capdec.files import as_text, exists, join, open_file, size_of, system_of, walk, writing
 from capdec.images import LONGEST_SIDE, SUFFIXES, open_image
 from capdec.shards import IMAGES, File, Matrix, batches, matrix, parquet, samples, vectors
 
@@ -117,14 +117,12 @@ def _sources(inputs: list[str], listing: str, rows: int) -> tuple[str, list[str]
                 if kind == "photo":
                     yield (path if len(inputs) > 1 else below), path
                 elif kind is not None and path not in own:
-                    found[kind].append(path)
+                    found[kind].append(as_text(path))
 
     with writing(listing) as temporary, pq.ParquetWriter(temporary, schema) as writer:
         every = photos()
         while some := list(itertools.islice(every, rows)):
-            keys, paths = (
-                [text.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace") for text in side] for side in zip(*some, strict=True)
-            )
+            keys, paths = ([as_text(text) for text in side] for side in zip(*some, strict=True))
             writer.write_table(pa.table({"key": keys, "path": paths}, schema))
             listed += len(some)
     found = {kind: list(dict.fromkeys(paths)) for kind, paths in found.items()}  # patterns may overlap
