@@ -175,6 +175,19 @@ def test_stored_embeddings_are_captioned_and_unusable_ones_are_errors(tmp_path, 
     assert rows[9]["key"] == ("9" if kind == "parquet" else f"{Path(path).name}:9")
 
 
+@pytest.mark.parametrize("group", [100, 23, 7, 3])
+def test_large_row_groups_are_shared_among_pieces(tmp_path, tiny_captioner, group):
+    vectors = np.random.default_rng(0).normal(size=(100, 16)).astype(np.float32)
+    path = str(tmp_path / "e.parquet")
+    pq.write_table(pa.table({"id": range(100), "embedding": list(vectors)}), path, row_group_size=group)
+    _, pieces = plan([path], str(tmp_path / "list"), 16, rows=5)
+    assert [row for piece in pieces for row in range(piece.start, piece.stop)] == list(range(100))
+    assert all(piece.rows == piece.stop - piece.start <= 9 for piece in pieces)
+    rows = without_ray([path], tmp_path / "out", tiny_captioner, rows=5)
+    assert [row["key"] for row in rows] == [str(number) for number in range(100)]
+    assert [row["caption"] for row in rows] == [caption.text for caption in tiny_captioner.caption_embeddings(vectors, SHORT)]
+
+
 def test_embeddings_with_addresses_beside_them_are_captioned_without_fetching_photos(tmp_path, tiny_captioner):
     vectors = np.random.default_rng(0).normal(size=(3, 16)).astype(np.float32)
     path = str(tmp_path / "e.parquet")
@@ -239,6 +252,20 @@ def test_a_source_that_changed_since_the_run_began_is_an_error(tmp_path, tiny_ca
     job = Job(str(tmp_path / "out"), "", "", reading, SHORT, 4, "float32")
     assert caption_piece(tiny_captioner, pieces[0], job) == (1, 1)
     assert "when the run began" in captions_in(tmp_path / "out")[0]["error"]
+
+
+@pytest.mark.parametrize("ending", ["npy", "parquet"])
+def test_a_file_that_could_not_be_read_when_the_run_began_is_not_passed_over_when_it_can(tmp_path, tiny_captioner, ending):
+    vectors = np.ones((3, 16), np.float32)
+    for name in ("a", "kept"):
+        np.save(tmp_path / f"{name}.npy", vectors)
+        pq.write_table(pa.table({"embedding": list(vectors)}), tmp_path / f"{name}.parquet")
+    (tmp_path / f"b.{ending}").symlink_to(tmp_path / "late")
+    reading, pieces = plan([str(tmp_path / f"{name}.{ending}") for name in "a"] + [str(tmp_path / f"b*.{ending}")], str(tmp_path / "list"), 16)
+    (tmp_path / "late").write_bytes((tmp_path / f"kept.{ending}").read_bytes())
+    job = Job(str(tmp_path / "out"), "", "", reading, SHORT, 4, "float32")
+    assert [caption_piece(tiny_captioner, piece, job) for piece in pieces] == [(3, 0), (1, 1)]
+    assert "can be now" in captions_in(tmp_path / "out")[-1]["error"]
 
 
 def test_a_piece_that_is_there_is_not_done_again(tmp_path, tiny_captioner, monkeypatch):

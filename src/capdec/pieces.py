@@ -1,10 +1,12 @@
-"""A large input cut into pieces, each of which one worker can read alone: a tar shard, some row groups of Parquet, some rows of a matrix.
+"""A large input cut into pieces, each of which one worker can read alone: a tar shard, some rows of Parquet or of a matrix.
 
 Files are where fsspec finds them: on this machine, or behind s3://, gs://, hf:// ... A folder of photos is listed once into a file of Parquet, which
 is cut like any other. What cannot be read is told in its place: a photo as an ImageError when opened, the rest of a source as one DataError.
 """
 
+import bisect
 import itertools
+import math
 import os
 import posixpath
 import re
@@ -34,6 +36,7 @@ COLUMNS = (  # photos, then embeddings, for which no photo is needed, then where
 )
 KEY_COLUMNS = ("key", "__key__", "id", "image_id", "image_path", "path", "file_name", "url")
 LARGEST = 200_000_000  # bytes of one photo
+PARTS = 32  # of a row group at most, for to find the last all before it are read; pandas makes one of a million rows
 
 Photo = tuple[str, "Callable[[], Image]"]
 """A key, and what opens it or raises ImageError."""
@@ -46,7 +49,7 @@ class Piece:
     number: int
     source: str
     start: int
-    """Rows of a matrix, row groups of Parquet; of a tar all."""
+    """Rows; of a tar all."""
     stop: int
     rows: int
     """0 where only reading tells."""
@@ -221,13 +224,14 @@ def _spans_of_parquet(source: str, reading: Reading, rows: int) -> list[tuple[in
     except (DataError, OSError):
         return [(0, 0, 0)]
     spans: list[tuple[int, int, int]] = []
-    start = count = 0
+    start = stop = 0
     for group, size in enumerate(sizes, start=1):
-        count += size
-        if count >= rows or group == len(sizes):
-            spans.append((start, group, count))
-            start, count = group, 0
-    return [span for span in spans if span[2]]
+        stop += size
+        if stop - start >= rows or group == len(sizes):
+            step = math.ceil((stop - start) / max(1, min(PARTS, (stop - start) // rows)))
+            spans += [(first, min(first + step, stop), min(step, stop - first)) for first in range(start, stop, step or 1)]
+            start = stop
+    return spans
 
 
 def _fitting(file: File, source: str, column: str | None, dim: int) -> Matrix:
@@ -260,6 +264,7 @@ def read_vectors(piece: Piece, reading: Reading, dim: int, batch: int) -> Iterat
             yield from ((keys, vectors(column, dim)) for keys, column in _column(file, piece, reading, batch))
             return
         found, names = _fitting(file, piece.source, reading.column, dim), _keys_of_matrix(piece, reading)
+        _refuse_unplanned(piece)
         with closing(names):
             for start in range(piece.start, piece.stop, batch):
                 stop = min(start + batch, piece.stop)
@@ -273,19 +278,35 @@ def _as_planned(piece: Piece) -> File:
     return open_file(piece.source)
 
 
+def _refuse_unplanned(piece: Piece) -> None:
+    if not piece.stop:  # else it would have no rows and no error
+        raise DataError(f"{piece.source} could not be read when the run began, and can be now. Caption it in a run of its own, in another folder.")
+
+
 def _column(file: File, piece: Piece, reading: Reading, batch: int) -> Iterator[tuple[list[str], Any]]:
     """Keys and values of the rows of a piece of Parquet."""
     assert reading.column is not None
     table = parquet(file, piece.source)
+    _refuse_unplanned(piece)
     names = table.schema_arrow.names
     for name in {reading.column, reading.key} - {None}:
         if names.count(name) != 1:
             raise DataError(f"{piece.source} has {names.count(name)} columns {name!r}, and the first file has one. Name files of one kind.")
-    at = sum(table.metadata.row_group(group).num_rows for group in range(piece.start))
-    for part in batches(table, piece.source, [reading.column, *([reading.key] if reading.key else [])], range(piece.start, piece.stop), batch):
-        named = part.column(reading.key).to_pylist() if reading.key else [None] * len(part)
-        yield [_key(name, piece, reading, row) for row, name in enumerate(named, start=at)], part.column(reading.column)
+    sizes = [table.metadata.row_group(group).num_rows for group in range(table.num_row_groups)]
+    ends = list(itertools.accumulate(sizes))
+    if sum(sizes) < piece.stop:
+        raise DataError(f"{piece.source} has {sum(sizes):,} rows, fewer than when the run began. Start anew, in another folder.")
+    groups = range(bisect.bisect_right(ends, piece.start), bisect.bisect_left(ends, piece.stop) + 1)
+    at = ends[groups[0]] - sizes[groups[0]]
+    for part in batches(table, piece.source, [reading.column, *([reading.key] if reading.key else [])], groups, batch):
+        wanted = part[max(piece.start - at, 0) : max(piece.stop - at, 0)]
+        if len(wanted):
+            named = wanted.column(reading.key).to_pylist() if reading.key else [None] * len(wanted)
+            first = max(piece.start, at)
+            yield [_key(name, piece, reading, row) for row, name in enumerate(named, start=first)], wanted.column(reading.column)
         at += len(part)
+        if at >= piece.stop:
+            return
 
 
 def _key(name: object, piece: Piece, reading: Reading, row: int) -> str:
