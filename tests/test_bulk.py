@@ -8,6 +8,7 @@ import subprocess
 import sys
 import tarfile
 import time
+from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
 
@@ -20,10 +21,11 @@ from PIL import Image
 from safetensors.numpy import save_file
 
 from capdec import bulk as module
+from capdec import pieces as pieces_module
 from capdec.bulk import Job, Worker, bulk, caption_piece
 from capdec.captioner import Captioner
 from capdec.errors import DataError, MismatchError, SettingError
-from capdec.pieces import plan
+from capdec.pieces import Reading, plan
 from capdec.protocols import Decoding
 
 SHORT = Decoding("greedy", max_tokens=6)
@@ -123,6 +125,15 @@ def test_a_folder_of_img2dataset_gives_its_tars_and_not_what_stands_beside_them(
     assert [row["key"] for row in without_ray([str(tmp_path / "in")], tmp_path / "out", tiny_captioner)] == ["000000001"]
 
 
+def test_a_shard_that_is_named_twice_is_captioned_once_and_what_a_killed_plan_left_not_at_all(tmp_path, tiny_captioner):
+    output = tmp_path / "in" / "out"
+    output.mkdir(parents=True)
+    for path in (tmp_path / "in" / "a.parquet", output / "photos.parquet", output / "plan.parquet"):
+        pq.write_table(pa.table({"key": ["a"], "jpg": [photo(1)]}), path)
+    rows = without_ray([str(tmp_path / "in"), str(tmp_path / "in" / "*.parquet")], output, tiny_captioner)
+    assert [row["key"] for row in rows] == ["a"]
+
+
 def test_parquet_holds_photos_as_bytes_as_paths_or_as_datasets_do(tmp_path, tiny_captioner):
     folder_of(tmp_path / "photos", 3)
     ways = {
@@ -164,6 +175,27 @@ def test_stored_embeddings_are_captioned_and_unusable_ones_are_errors(tmp_path, 
     assert rows[9]["key"] == ("9" if kind == "parquet" else f"{Path(path).name}:9")
 
 
+@pytest.mark.parametrize("group", [100, 23, 7, 3])
+def test_large_row_groups_are_shared_among_pieces(tmp_path, tiny_captioner, group):
+    vectors = np.random.default_rng(0).normal(size=(100, 16)).astype(np.float32)
+    path = str(tmp_path / "e.parquet")
+    pq.write_table(pa.table({"id": range(100), "embedding": list(vectors)}), path, row_group_size=group)
+    _, pieces = plan([path], str(tmp_path / "list"), 16, rows=5)
+    assert [row for piece in pieces for row in range(piece.start, piece.stop)] == list(range(100))
+    assert all(piece.rows == piece.stop - piece.start <= 9 for piece in pieces)
+    rows = without_ray([path], tmp_path / "out", tiny_captioner, rows=5)
+    assert [row["key"] for row in rows] == [str(number) for number in range(100)]
+    assert [row["caption"] for row in rows] == [caption.text for caption in tiny_captioner.caption_embeddings(vectors, SHORT)]
+
+
+def test_embeddings_with_addresses_beside_them_are_captioned_without_fetching_photos(tmp_path, tiny_captioner):
+    vectors = np.random.default_rng(0).normal(size=(3, 16)).astype(np.float32)
+    path = str(tmp_path / "e.parquet")
+    pq.write_table(pa.table({"url": [f"none://{row}" for row in range(3)], "embedding": list(vectors)}), path)
+    rows = without_ray([path], tmp_path / "out", tiny_captioner)
+    assert [(row["key"], row["error"]) for row in rows] == [(f"none://{row}", None) for row in range(3)]
+
+
 def test_clip_retrievals_folder_gives_image_embeddings_under_the_names_of_its_metadata(tmp_path, tiny_captioner):
     for name in ("img_emb", "text_emb", "metadata"):
         (tmp_path / "in" / name).mkdir(parents=True)
@@ -176,14 +208,24 @@ def test_clip_retrievals_folder_gives_image_embeddings_under_the_names_of_its_me
     assert [row["key"] for row in rows] == [name or "img_emb_0.npy:2" for name in names]
 
 
+def test_rows_of_files_of_one_name_in_several_folders_have_keys_of_their_own(tmp_path, tiny_captioner):
+    for name in ("train", "test"):
+        (tmp_path / "in" / name).mkdir(parents=True)
+        pq.write_table(pa.table({"jpg": [photo(1)]}), tmp_path / "in" / name / "0000.parquet")
+    rows = without_ray([str(tmp_path / "in")], tmp_path / "out", tiny_captioner)
+    assert [row["key"] for row in rows] == ["test/0000.parquet:0", "train/0000.parquet:0"]
+
+
 def test_what_cannot_be_read_at_all_is_one_row_that_says_so(tmp_path, tiny_captioner):
     np.save(tmp_path / "wide.npy", np.ones((3, 5), np.float32))
     np.save(tmp_path / "objects.npy", np.array([{"code": "to run"}], dtype=object), allow_pickle=True)
     (tmp_path / "short.npy").write_bytes((tmp_path / "wide.npy").read_bytes()[:-4])
     (tmp_path / "x.npy").write_bytes(b"")
+    (tmp_path / "link.npy").symlink_to(tmp_path / "nowhere.npy")
     rows = without_ray([str(tmp_path / "*.npy")], tmp_path / "out", tiny_captioner)
     told = {Path(row["key"]).name: row["error"] for row in rows}
     assert "width 5" in told["wide.npy"] and "gives 16" in told["wide.npy"]
+    assert "link.npy cannot be read: FileNotFoundError" in told["link.npy"]
     assert "ends after" in told["short.npy"] and "no matrix" in told["x.npy"] and "object" in told["objects.npy"]
 
 
@@ -210,6 +252,20 @@ def test_a_source_that_changed_since_the_run_began_is_an_error(tmp_path, tiny_ca
     job = Job(str(tmp_path / "out"), "", "", reading, SHORT, 4, "float32")
     assert caption_piece(tiny_captioner, pieces[0], job) == (1, 1)
     assert "when the run began" in captions_in(tmp_path / "out")[0]["error"]
+
+
+@pytest.mark.parametrize("ending", ["npy", "parquet"])
+def test_a_file_that_could_not_be_read_when_the_run_began_is_not_passed_over_when_it_can(tmp_path, tiny_captioner, ending):
+    vectors = np.ones((3, 16), np.float32)
+    for name in ("a", "kept"):
+        np.save(tmp_path / f"{name}.npy", vectors)
+        pq.write_table(pa.table({"embedding": list(vectors)}), tmp_path / f"{name}.parquet")
+    (tmp_path / f"b.{ending}").symlink_to(tmp_path / "late")
+    reading, pieces = plan([str(tmp_path / f"{name}.{ending}") for name in "a"] + [str(tmp_path / f"b*.{ending}")], str(tmp_path / "list"), 16)
+    (tmp_path / "late").write_bytes((tmp_path / f"kept.{ending}").read_bytes())
+    job = Job(str(tmp_path / "out"), "", "", reading, SHORT, 4, "float32")
+    assert [caption_piece(tiny_captioner, piece, job) for piece in pieces] == [(3, 0), (1, 1)]
+    assert "can be now" in captions_in(tmp_path / "out")[-1]["error"]
 
 
 def test_a_piece_that_is_there_is_not_done_again(tmp_path, tiny_captioner, monkeypatch):
@@ -259,6 +315,27 @@ def test_a_path_that_is_not_there_or_of_an_unknown_kind_is_an_error(tmp_path):
         plan(["strange://bucket/a.tar"], str(tmp_path / "list"), 16)
 
 
+def test_a_file_system_whose_package_is_missing_names_it(tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "s3fs", None)
+    with pytest.raises(SettingError, match="pip install s3fs"):
+        plan(["s3://bucket/a.tar"], str(tmp_path / "list"), 16)
+
+
+def test_names_that_are_no_text_are_shown_and_end_no_run(tmp_path, tiny_captioner):
+    (tmp_path / "in").mkdir()
+    tar_of(tmp_path / "in" / "a.tar", {"1.\udcff": b"x", "\udce9.png": photo(1)})
+    tar_of(tmp_path / "in" / os.fsdecode(b"\xe9.tar"), {"2.png": photo(2)})
+    rows = without_ray([str(tmp_path / "in")], tmp_path / "out", tiny_captioner)
+    assert [row["key"] for row in rows] == ["1", r"\xe9", str(tmp_path / "in" / r"\xe9.tar")]
+    assert [row["error"] is None for row in rows] == [False, True, False] and r"\xff" in rows[0]["error"]
+
+
+def test_two_colons_in_a_name_are_a_name(tmp_path, tiny_captioner):
+    tar_of(tmp_path / "a::b.tar", {"1.png": photo(1)})
+    (tmp_path / "a").write_bytes(b"another file")
+    assert [row["error"] for row in without_ray([str(tmp_path / "a::b.tar")], tmp_path / "out", tiny_captioner)] == [None]
+
+
 def test_a_remote_file_system_is_read_and_written_too(tmp_path, tiny_captioner):
     import fsspec
 
@@ -269,6 +346,38 @@ def test_a_remote_file_system_is_read_and_written_too(tmp_path, tiny_captioner):
     assert [caption_piece(tiny_captioner, piece, job) for piece in pieces] == [(4, 1)]
     with memory.open("/out/captions/000000.parquet") as file:
         assert [row["key"] for row in pq.read_table(file).to_pylist()] == ["bad.png", "deep/0.png", "deep/1.png", "deep/2.png"]
+
+
+def test_a_remote_folder_that_may_not_be_listed_is_not_left_out_in_silence(tmp_path, monkeypatch):
+    import fsspec
+
+    memory = fsspec.filesystem("memory")
+    memory.pipe({"/shut/a.png": photo(1), "/shut/below/b.png": photo(2)})
+    listed = type(memory).ls
+
+    def refused(self, path, **asked):
+        if path.endswith("below"):
+            raise PermissionError("below")
+        return listed(self, path, **asked)
+
+    monkeypatch.setattr(type(memory), "ls", refused)
+    with pytest.raises(DataError, match="memory://shut cannot be listed: PermissionError"):
+        plan(["memory://shut"], str(tmp_path / "list"), 16)
+
+
+def test_what_others_wrote_into_a_remote_folder_is_seen(monkeypatch):
+    import fsspec
+
+    from capdec.files import names_in
+
+    memory = fsspec.filesystem("memory")
+    memory.pipe({"/kept/1": b""})
+    listed, cache = type(memory).ls, {}
+    monkeypatch.setattr(type(memory), "ls", lambda self, path, **asked: cache.setdefault(path, listed(self, path, **asked)))  # as s3fs does
+    monkeypatch.setattr(type(memory), "invalidate_cache", lambda self, path=None: cache.clear())
+    assert names_in("memory://kept") == ["1"]
+    memory.pipe({"/kept/2": b""})
+    assert names_in("memory://kept") == ["1", "2"]
 
 
 def command(inputs: str, output: Path, captioner: str, *more: str) -> list[str]:
@@ -345,6 +454,99 @@ def test_another_setting_or_captioner_in_the_same_folder_is_refused_and_too_many
         bulk([photos], tmp_path / "out", captioner, SHORT, **asked)
 
 
+def test_workers_are_told_of_captioner_and_output_by_whole_paths(tmp_path, captioner, monkeypatch):
+    seen = []
+    monkeypatch.setattr(module, "_run", lambda job, *_: seen.append((job.captioner, job.output)) or {})
+    monkeypatch.chdir(tmp_path)
+    bulk([folder_of(tmp_path / "photos", 1)], f"file://{tmp_path}/out", Path(captioner).name, SHORT)
+    assert seen == [(captioner, str(tmp_path / "out"))]
+
+
+@pytest.mark.parametrize("step", ["photos.parquet", "plan.parquet", "manifest.json"])
+def test_killed_while_it_plans_it_plans_again(tmp_path, captioner, monkeypatch, step):
+    photos, planned, killed = folder_of(tmp_path / "photos", 5), [], False
+    write = module.writing
+
+    @contextmanager
+    def until(path):
+        nonlocal killed
+        if Path(path).name == step and not killed:
+            killed = True
+            raise KeyboardInterrupt
+        with write(path) as temporary:
+            yield temporary
+
+    for place in (module, pieces_module):
+        monkeypatch.setattr(place, "writing", until)
+    monkeypatch.setattr(module, "_run", lambda job, pieces, *_: planned.append(pieces) or {})
+    with pytest.raises(KeyboardInterrupt):
+        bulk([photos], tmp_path / "out", captioner, SHORT, rows=2)
+    for _ in range(2):
+        bulk([photos], tmp_path / "out", captioner, SHORT, rows=2)
+    assert planned[0] == planned[1] and [piece.rows for piece in planned[0]] == [2, 2, 1]
+
+
+def test_errors_of_earlier_starts_count(tmp_path, captioner, tiny_captioner, monkeypatch):
+    def here(job, pieces, *_):
+        yield from (caption_piece(tiny_captioner, piece, job) for piece in pieces)
+
+    monkeypatch.setattr(module, "_through_ray", here)
+    asked = {"inputs": [folder_of(tmp_path / "photos", 6, bad=(0, 3, 4))], "output": tmp_path / "out", "captioner": captioner, "decoding": SHORT}
+    for most, failed, there in ((0, 1, 1), (0, 1, 1), (1, 3, 2), (2, 3, 2)):
+        with pytest.raises(DataError, match=f"{failed} rows failed, and at most {most} may"):
+            bulk(**asked, rows=3, max_errors=most, shown=False)
+        assert len(list((tmp_path / "out" / "captions").iterdir())) == there
+    summary = bulk(**asked, rows=3, max_errors=3, shown=False)
+    assert (summary["rows"], summary["captioned"], summary["errors"]) == (6, 3, 3)
+
+
+def test_a_cluster_that_is_not_there_is_a_setting_error(tmp_path, captioner):
+    with pytest.raises(SettingError, match=r"no Ray cluster answers at 127\.0\.0\.1:1"):
+        bulk([folder_of(tmp_path / "photos", 1)], tmp_path / "out", captioner, SHORT, address="127.0.0.1:1", shown=False)
+
+
 def test_two_runs_do_not_work_in_one_folder_at_once(tmp_path, captioner):
     with module._alone(str(tmp_path / "out")), pytest.raises(SettingError, match="another run is at work"):
         bulk([str(tmp_path)], tmp_path / "out", captioner)
+
+
+def test_what_workers_wrote_on_disks_of_their_own_is_missed(tmp_path, captioner, monkeypatch):
+    def elsewhere(job, pieces, *_):
+        yield from ((piece.rows, 0) for piece in pieces)
+
+    monkeypatch.setattr(module, "_through_ray", elsewhere)
+    photos = folder_of(tmp_path / "photos", 5)
+    with pytest.raises(DataError, match=r"2 of 2 files that workers wrote are not in .*000000.parquet is the first.*all machines share"):
+        bulk([photos], tmp_path / "out", captioner, SHORT, rows=3, shown=False)
+    assert not (tmp_path / "out" / "summary.json").exists()
+
+
+NO_GPU, TWO_GPUS = {"CPU": 8.0}, {"CPU": 16.0, "GPU": 2.0}
+
+
+@pytest.mark.parametrize(
+    ("machines", "workers", "threads", "device", "became"),
+    [
+        ([NO_GPU], None, None, "auto", ("cpu", 1, 8, 0.0)),
+        ([NO_GPU, {"CPU": 3.0}], None, 2, "auto", ("cpu", 2, 5, 0.0)),
+        ([NO_GPU], 3, None, "cpu", ("cpu", 1, 3, 0.0)),
+        ([TWO_GPUS], None, None, "auto", ("cuda", 8, 2, 1.0)),
+        ([{"CPU": 64.0}, TWO_GPUS, TWO_GPUS], None, None, "auto", ("cuda", 8, 4, 1.0)),  # the first one's cores are beside no GPU
+        ([TWO_GPUS], 3, None, "cuda", ("cuda", 4, 3, 0.5)),
+        ([TWO_GPUS], None, None, "cpu", ("cpu", 1, 16, 0.0)),
+    ],
+)
+def test_workers_fit_on_single_machines(machines, workers, threads, device, became):
+    job = Job("out", "", "", Reading("tar"), SHORT, 4, "float32")
+    job, count, share = module._with_resources(job, machines, workers, threads, device)
+    assert (job.device, job.threads, count, share) == became
+
+
+@pytest.mark.parametrize(
+    ("machines", "workers", "threads", "device"),
+    [([NO_GPU], 9, None, "auto"), ([NO_GPU, NO_GPU], None, 12, "auto"), ([NO_GPU], None, None, "cuda"), ([TWO_GPUS], 2, 16, "auto")],
+)
+def test_workers_for_which_there_is_no_room_are_refused_since_ray_would_wait_for_ever(machines, workers, threads, device):
+    job = Job("out", "", "", Reading("tar"), SHORT, 4, "float32")
+    with pytest.raises(SettingError, match=r"room for|no GPU"):
+        module._with_resources(job, machines, workers, threads, device)

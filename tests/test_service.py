@@ -277,6 +277,14 @@ def test_bytes_are_counted_whatever_the_client_says_of_them(tiny_captioner):
         assert ask(client, {"embedding": vector(0)}).status_code == 200
 
 
+def test_values_are_counted_before_they_are_made_objects(tiny_captioner, monkeypatch):
+    monkeypatch.setattr(contract, "_JSON", None)  # nothing is to be parsed
+    with served(tiny_captioner, max_inputs=2) as client:
+        for one in (b"1,", b'{"image":""},'):
+            answer = client.post("/v1/captions", content=b'{"inputs": [' + one * 40_000 + b"]}", headers={"content-type": "application/json"})
+            error(answer, 413, "too_large")
+
+
 def test_pixels_are_counted_before_they_are_decoded(tiny_captioner):
     with served(tiny_captioner, max_pixels=1000) as client:
         file = io.BytesIO()
@@ -354,7 +362,7 @@ def test_a_fault_of_the_captioner_is_its_items_alone_and_says_nothing_of_the_ser
 
 
 def test_an_error_nobody_thought_of_is_a_500_in_the_same_shape(client, monkeypatch):
-    monkeypatch.setattr(contract, "from_json", lambda body: 1 / 0)
+    monkeypatch.setattr(contract, "from_json", lambda body, inputs: 1 / 0)
     error(ask(client, {"embedding": vector(0)}), 500, "internal")
 
 

@@ -16,10 +16,11 @@ import json
 import logging
 import math
 import os
+import re
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Generator, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -29,10 +30,10 @@ import numpy as np
 import torch
 
 from capdec import __version__
-from capdec.captioner import Captioner
+from capdec.captioner import Captioner, embedded
 from capdec.corpus import opened_photos
 from capdec.errors import CapdecError, DataError, ImageError, MismatchError, MissingExtra, SettingError, brief
-from capdec.files import exists, join, names_in, open_file, writing
+from capdec.files import as_text, exists, join, names_in, open_file, writing
 from capdec.pieces import Photo, Piece, Reading, plan, read_photos, read_vectors
 from capdec.progress import Progress
 from capdec.protocols import Caption, Decoding
@@ -99,7 +100,10 @@ def bulk(
     if not inputs or batch < 1 or (rows is not None and not 1 <= rows <= PLACES):
         raise SettingError(f"a run has inputs, batches of at least 1 and files of at least 1 row; {list(inputs)}, batch {batch}, rows {rows} came.")
     loaded = Captioner.load(captioner, own_parts=own_parts)
-    where = str(output) if "://" in str(output) else str(Path(output).absolute())
+    if captioner not in embedded() and Path(captioner).is_dir():
+        captioner = str(Path(captioner).absolute())  # a cluster's workers begin in another folder
+    output = str(output).removeprefix("file://")  # of local files half of one would be seen under its name
+    where = output if "://" in output else str(Path(output).absolute())
     sources = [one if "://" in one else str(Path(one).absolute()) for one in inputs]
     asked = {
         "format_version": FORMAT, "inputs": sources, "captioner": loaded.fingerprint, "decoding": asdict(decoding or loaded.decoding), "batch": batch,
@@ -145,15 +149,22 @@ def _run(
     todo = [piece for piece in pieces if piece.number not in done]
     known = all(piece.rows for piece in pieces)  # of tar shards only reading tells how many photos they hold
     total, start = (sum(piece.rows for piece in pieces), before) if known else (len(pieces), len(done))
-    with Progress("rows" if known else "shards", total, shown, start) as bar:
+    new = _through_ray(job, todo, address, workers, threads, device)
+    with Progress("rows" if known else "shards", total, shown, start) as bar, closing(new):
         _stop_at(max_errors, failed, job.output)
-        for number, (new, wrong) in enumerate(_through_ray(job, todo, address, workers, threads, device), start=len(done) + 1):
-            count, failed = count + new, failed + wrong
+        for number, (rows, wrong) in enumerate(new, start=len(done) + 1):
+            count, failed = count + rows, failed + wrong
             rate = "" if known else f"{count:,} rows, {(count - before) / (time.monotonic() - began):.1f} rows/s, "
             bar.update(count if known else number, f"{rate}{failed:,} errors")
             _stop_at(max_errors, failed, job.output)
     seconds = time.monotonic() - began
-    errors = _write_errors(job.output)
+    there = _finished(job.output)
+    if missing := [piece.number for piece in pieces if piece.number not in there]:
+        raise DataError(
+            f"{len(missing):,} of {len(pieces):,} files that workers wrote are not in {job.output}/captions ({missing[0]:06d}.parquet is the first). "
+            f"Name a folder that all machines share, or an object store."
+        )
+    errors = _write_errors(job.output, there)
     this_run = {"rows": count - before, "pieces": len(todo), "seconds": round(seconds, 1), "rows_per_second": round((count - before) / seconds, 2)}
     summary = {"rows": count, "captioned": count - failed, "errors": failed, "pieces": len(pieces), "this_run": this_run, "first_errors": errors}
     _write_json(join(job.output, "summary.json"), summary)
@@ -162,7 +173,7 @@ def _run(
 
 def _stop_at(most: int | None, failed: int, output: str) -> None:
     if most is not None and failed > most:
-        _write_errors(output)
+        _write_errors(output, _finished(output))
         raise DataError(
             f"{failed:,} rows failed, and at most {most:,} may: {output}/errors.jsonl says which, and why. To go on, allow more (--max-errors)."
         )
@@ -170,7 +181,7 @@ def _stop_at(most: int | None, failed: int, output: str) -> None:
 
 def _through_ray(
     job: Job, pieces: list[Piece], address: str | None, workers: int | None, threads: int | None, device: str
-) -> Iterator[tuple[int, int]]:
+) -> Generator[tuple[int, int], None, None]:
     """Rows and errors of each piece as it is finished."""
     if not pieces:
         return
@@ -182,10 +193,16 @@ def _through_ray(
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # Ray would tell its makers
     os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")  # it warns of what every actor of Ray Data's does
     ours: dict[str, Any] = {"include_dashboard": False, "object_store_memory": OBJECT_STORE} if address is None else {}
-    ray.init(address or "local", log_to_driver=False, logging_level=logging.ERROR, **ours)
+    if ray.is_initialized():
+        raise SettingError("Ray runs in this process already, and a run has its own: call ray.shutdown() first. `address` joins a cluster.")
+    try:
+        ray.init(address or "local", log_to_driver=False, logging_level=logging.ERROR, **ours)
+    except (ConnectionError, ValueError) as error:
+        raise SettingError(f"no Ray cluster answers at {address}: {brief(error)}. Start one (ray start --head), or leave the address out.") from error
     try:
         logging.getLogger("ray.data").setLevel(logging.ERROR)
-        job, count, share = _with_resources(job, ray.cluster_resources(), workers, threads, device)
+        machines = [node["Resources"] for node in ray.nodes() if node["Alive"]]
+        job, count, share = _with_resources(job, machines, workers, threads, device)
         context = ray.data.DataContext.get_current()
         context.enable_progress_bars = context.print_on_execution_start = False
         # A block a piece. Telling which needs no core, for the workers may have them all; two at once, or Ray starts a process for each.
@@ -225,19 +242,23 @@ def _told(piece: Piece) -> list[Any]:
     return [pa.Table.from_pylist([asdict(piece)])]
 
 
-def _with_resources(job: Job, there: Mapping[str, float], workers: int | None, threads: int | None, device: str) -> tuple[Job, int, float]:
-    """The job with its device and threads, how many workers, and a worker's share of a GPU: several may have one together. Raises SettingError for
-    more than the machines have: Ray would wait for ever."""
-    cores, gpus = int(there.get("CPU", 1)), int(there.get("GPU", 0))
+def _with_resources(
+    job: Job, machines: Sequence[Mapping[str, float]], workers: int | None, threads: int | None, device: str
+) -> tuple[Job, int, float]:
+    """The job with its device and threads, how many workers, and a worker's share of a GPU: several may have one together. A worker is on one
+    machine. Raises SettingError for more than the machines have room for: Ray would wait for ever."""
+    gpus = sum(int(machine.get("GPU", 0)) for machine in machines)
     on_gpus = gpus > 0 if device == "auto" else device == "cuda"
     if on_gpus and not gpus:
         raise SettingError("no GPU is on the machines that Ray has. Take device cpu, or start Ray where GPUs are.")
-    count = workers or (gpus if on_gpus else max(1, cores // (threads or 1)))
-    threads = threads or (max(1, cores // count) if on_gpus else 1)
-    if count * threads > cores:
-        raise SettingError(f"{count} workers of {threads} threads were asked for, and Ray has {cores} cores. Take fewer.")
-    share = 1 / math.ceil(count / gpus) if on_gpus else 0.0
-    return replace(job, device="cuda" if on_gpus else "cpu", threads=threads), count, share
+    sharing = math.ceil((workers or gpus) / gpus) if on_gpus else 0
+    cores = [int(machine.get("CPU", 0)) for machine in machines]
+    most = [int(machine.get("GPU", 0)) * sharing for machine in machines] if on_gpus else cores  # workers of each machine
+    threads = threads or (max(1, min(each // many for each, many in zip(cores, most, strict=True) if many)) if on_gpus else 1)
+    room = sum(min(each // threads, many) for each, many in zip(cores, most, strict=True))
+    if not 1 <= (workers or 1) <= room:
+        raise SettingError(f"{workers or 1} workers of {threads} threads were asked for, and Ray's machines have room for {room}. Take fewer.")
+    return replace(job, device="cuda" if on_gpus else "cpu", threads=threads), workers or room, 1 / sharing if on_gpus else 0.0
 
 
 class Worker:
@@ -326,17 +347,16 @@ def _vectors(captioner: Captioner, piece: Piece, job: Job) -> Iterator[tuple[lis
 
 
 def _row(key: str, found: Caption | Exception) -> dict[str, Any]:
-    shown = key.encode("utf-8", "backslashreplace").decode()  # a file's name need not be text
     if isinstance(found, Exception):
-        return {"key": shown, "caption": None, "score": None, "alternatives": None, "error": " ".join(str(found).split())}
+        return {"key": as_text(key), "caption": None, "score": None, "alternatives": None, "error": as_text(" ".join(str(found).split()))}
     alternatives = [{"caption": other.text, "score": other.score} for other in found.alternatives]
-    return {"key": shown, "caption": found.text, "score": found.score, "alternatives": alternatives, "error": None}
+    return {"key": as_text(key), "caption": found.text, "score": found.score, "alternatives": alternatives, "error": None}
 
 
 def _finished(output: str) -> dict[int, tuple[int, int]]:
     """Rows and errors of the pieces that are there."""
     folder = join(output, "captions")
-    names = [name for name in names_in(folder) if name.endswith(".parquet")]
+    names = [name for name in names_in(folder) if re.fullmatch(r"\d{6,}\.parquet", name)]
     with ThreadPoolExecutor(16) as pool:
         counts = pool.map(_counts, (join(folder, name) for name in names))
         return {int(name.partition(".")[0]): counted for name, counted in zip(names, counts, strict=True)}
@@ -351,11 +371,11 @@ def _counts(path: str) -> tuple[int, int]:
         raise DataError(f"{path} is not what a run writes ({brief(error)}). Delete it, and run the same again.") from error
 
 
-def _write_errors(output: str) -> list[dict[str, str]]:
+def _write_errors(output: str, finished: Mapping[int, tuple[int, int]]) -> list[dict[str, str]]:
     """errors.jsonl, a line for each row that failed; the first ten are returned."""
     first: list[dict[str, str]] = []
     with writing(join(output, "errors.jsonl")) as temporary, temporary.open("w", encoding="utf-8") as lines:
-        for number, (_, errors) in sorted(_finished(output).items()):
+        for number, (_, errors) in sorted(finished.items()):
             if errors:
                 with open_file(join(output, f"captions/{number:06d}.parquet")) as file:
                     table = pq.read_table(file, columns=["key", "error"])
@@ -367,7 +387,7 @@ def _write_errors(output: str) -> list[dict[str, str]]:
 
 def _write_json(path: str, value: object) -> None:
     with writing(path) as temporary:
-        temporary.write_text(json.dumps(value, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+        temporary.write_text(json.dumps(value, indent=2, ensure_ascii=False) + "\n", encoding="utf-8", errors="backslashreplace")  # as JSON has it
 
 
 @contextmanager

@@ -28,6 +28,8 @@ BEAMS, CAPTIONS, MAX_TOKENS, NEIGHBOURS = 16, 16, 100, 50
 """The most that a request may ask for."""
 FIELD_BYTES = 65_536
 """Of a form's field that is no file."""
+VALUES = 16_384
+"""Numbers and whatever else stands between commas in an input, at most: as objects they take forty times their bytes."""
 
 
 class Refusal(CapdecError):
@@ -146,8 +148,10 @@ class Asked:
     deadline: float | None = None
 
 
-def from_json(body: bytes) -> Asked:
-    """Raises Refusal: 400 for what is no JSON, or nested beyond any request; 422 for another shape."""
+def from_json(body: bytes, inputs: int) -> Asked:
+    """Raises Refusal: 400 for what is no JSON, or nested beyond any request; 413 for more values than `inputs` can have; 422 for another shape."""
+    if body.count(b",") > VALUES * inputs:
+        raise Refusal(413, "too_large", f"The body has more values than {inputs} inputs can. Send several requests.")
     try:
         return Asked(**_JSON.validate_json(body))
     except ValidationError as error:

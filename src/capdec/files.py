@@ -12,17 +12,34 @@ from capdec.errors import MissingExtra, SettingError, brief
 
 
 def system_of(path: str) -> tuple[Any, str]:
-    """The file system that a path is of, and the path there. Raises SettingError or MissingExtra for one that is not to be had."""
+    """The file system that a path is of, and the path there. Raises SettingError for one that is not to be had."""
     try:
         import fsspec.core
-
+    except ImportError as error:
+        raise MissingExtra("fsspec", "bulk", f"reading {path}") from error
+    if "://" not in path:  # in a file's name "::" is no chain of file systems
+        local = fsspec.filesystem("file")
+        return local, str(local._strip_protocol(path))
+    try:
         system, inner = fsspec.core.url_to_fs(path)
     except ImportError as error:
-        package = error.name or str(error).partition("nstall ")[2].partition(" ")[0] or "fsspec"
-        raise MissingExtra(package, "bulk", f"reading {path}") from error
+        package = error.name or str(error).partition("nstall ")[2].partition(" ")[0]
+        raise SettingError(f"{path} is read by the package {package!r}, here and at workers. Install it with: pip install {package}") from error
     except ValueError as error:
         raise SettingError(f"{path} is on no file system that is known: {brief(error)}") from error
     return system, str(inner)
+
+
+def as_text(name: str) -> str:
+    r"""A file's name need not be text: bytes that are none are shown.
+
+    >>> as_text("caf\udce9.jpg")
+    'caf\\xe9.jpg'
+    """
+    try:
+        return name.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
+    except UnicodeEncodeError:  # half a character, which no file system gives
+        return name.encode("utf-8", "backslashreplace").decode()
 
 
 def join(folder: str, name: str) -> str:
@@ -46,9 +63,21 @@ def size_of(path: str) -> int:
     return int(system.info(inner).get("size") or 0)
 
 
-def names_in(folder: str) -> list[str]:
-    """Of the files in a folder, hidden ones left out; none where there is no folder."""
+def walk(folder: str) -> Iterator[tuple[str, list[str], list[str]]]:
+    """As os.walk, on any file system: fsspec's own leaves out in silence what may not be listed below the first folder. Raises what listing does."""
     system, inner = system_of(folder)
+    found = [one for one in system.ls(inner, detail=True) if one["name"].rstrip("/") != inner]  # stores may have a file that marks the folder itself
+    named = [(posixpath.basename(one["name"].rstrip("/")), one["type"] == "directory") for one in found]
+    folders = [name for name, is_folder in named if is_folder]
+    yield folder, folders, [name for name, is_folder in named if not is_folder]
+    for name in folders:
+        yield from walk(join(folder, name))
+
+
+def names_in(folder: str) -> list[str]:
+    """Of the files in a folder, hidden ones left out; none where there is no folder. As they are now: others may have written there since."""
+    system, inner = system_of(folder)
+    system.invalidate_cache()
     if not system.exists(inner):
         return []
     return sorted(name for path in system.ls(inner, detail=False) if not (name := posixpath.basename(str(path).rstrip("/"))).startswith("."))

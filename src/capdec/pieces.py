@@ -1,24 +1,26 @@
-"""A large input cut into pieces, each of which one worker can read alone: a tar shard, some row groups of Parquet, some rows of a matrix.
+"""A large input cut into pieces, each of which one worker can read alone: a tar shard, some rows of Parquet or of a matrix.
 
 Files are where fsspec finds them: on this machine, or behind s3://, gs://, hf:// ... A folder of photos is listed once into a file of Parquet, which
 is cut like any other. What cannot be read is told in its place: a photo as an ImageError when opened, the rest of a source as one DataError.
 """
 
+import bisect
 import itertools
+import math
 import os
 import posixpath
 import re
 from collections.abc import Callable, Generator, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from capdec.errors import DataError, ImageError, SettingError, brief
-from capdec.files import exists, join, open_file, size_of, system_of, writing
+from capdec.errors import CapdecError, DataError, ImageError, SettingError, brief
+from capdec.files import as_text, exists, join, open_file, size_of, system_of, walk, writing
 from capdec.images import LONGEST_SIDE, SUFFIXES, open_image
 from capdec.shards import IMAGES, File, Matrix, batches, matrix, parquet, samples, vectors
 
@@ -27,10 +29,14 @@ if TYPE_CHECKING:
 
 ROWS = 1000  # of an output file, where nothing else is asked for
 ENDINGS = {".tar": "tar", ".parquet": "parquet", ".npy": "matrix", ".safetensors": "matrix", **dict.fromkeys(SUFFIXES, "photo")}
-PHOTO_COLUMNS = ("image", *IMAGES, "bytes", "image_bytes", "path", "image_path", "file_name", "url")
-VECTOR_COLUMNS = ("embedding", "image_embedding", "img_emb", "clip_embedding", "vector")
+COLUMNS = (  # photos, then embeddings, for which no photo is needed, then where photos are
+    *("image", *IMAGES, "bytes", "image_bytes"),
+    *("embedding", "image_embedding", "img_emb", "clip_embedding", "vector"),
+    *("path", "image_path", "file_name", "url"),
+)
 KEY_COLUMNS = ("key", "__key__", "id", "image_id", "image_path", "path", "file_name", "url")
 LARGEST = 200_000_000  # bytes of one photo
+PARTS = 32  # of a row group at most, for to find the last all before it are read; pandas makes one of a million rows
 
 Photo = tuple[str, "Callable[[], Image]"]
 """A key, and what opens it or raises ImageError."""
@@ -43,7 +49,7 @@ class Piece:
     number: int
     source: str
     start: int
-    """Rows of a matrix, row groups of Parquet; of a tar all."""
+    """Rows; of a tar all."""
     stop: int
     rows: int
     """0 where only reading tells."""
@@ -58,6 +64,8 @@ class Reading:
     kind: str
     column: str | None = None
     key: str | None = None
+    root: str = ""
+    """The folder that all sources are in: a row without a name has the rest of its source's path for one."""
 
 
 def plan(
@@ -70,7 +78,7 @@ def plan(
     if kind == "photo":
         sources, key = [listing], "key"
     with ThreadPoolExecutor(16) as pool:
-        sizes = list(pool.map(size_of, sources))
+        sizes = list(pool.map(_size_of, sources))
         if kind == "tar":
             return Reading("tar"), [Piece(n, source, 0, 0, 0, size) for n, (source, size) in enumerate(zip(sources, sizes, strict=True))]
         if kind == "matrix":
@@ -85,7 +93,15 @@ def plan(
             reading = Reading("vectors", column, _named(parquet(file, beside).schema_arrow.names, key, KEY_COLUMNS, beside))
     if not placed:
         raise DataError(f"{', '.join(inputs[:3])} has no rows.")
+    reading = replace(reading, root=posixpath.dirname(os.path.commonprefix(sources)))  # noqa: RUF071 (commonpath takes no s3://)
     return reading, [Piece(n, source, start, stop, count, size) for n, (source, size, start, stop, count) in enumerate(placed)]
+
+
+def _size_of(source: str) -> int:
+    try:
+        return size_of(source)
+    except OSError:  # a link into nothing, say: its piece will tell
+        return 0
 
 
 def _sources(inputs: list[str], listing: str, rows: int) -> tuple[str, list[str]]:
@@ -94,25 +110,25 @@ def _sources(inputs: list[str], listing: str, rows: int) -> tuple[str, list[str]
     import pyarrow.parquet as pq
 
     found: dict[str, list[str]] = {"tar": [], "parquet": [], "matrix": []}
+    own = {listing, join(posixpath.dirname(listing), "plan.parquet")}  # of a run that was killed while it planned, its folder below the input
     schema, listed = pa.schema([("key", pa.string()), ("path", pa.string())]), 0
 
     def photos() -> Iterator[tuple[str, str]]:
-        for given in inputs:
+        for given in dict.fromkeys(inputs):
             for below, path in _files(given):
                 kind = ENDINGS.get(posixpath.splitext(path.lower())[1])
                 if kind == "photo":
                     yield (path if len(inputs) > 1 else below), path
-                elif kind is not None:
-                    found[kind].append(path)
+                elif kind is not None and path not in own:
+                    found[kind].append(as_text(path))
 
     with writing(listing) as temporary, pq.ParquetWriter(temporary, schema) as writer:
         every = photos()
         while some := list(itertools.islice(every, rows)):
-            keys, paths = (
-                [text.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace") for text in side] for side in zip(*some, strict=True)
-            )
+            keys, paths = ([as_text(text) for text in side] for side in zip(*some, strict=True))
             writer.write_table(pa.table({"key": keys, "path": paths}, schema))
             listed += len(some)
+    found = {kind: list(dict.fromkeys(paths)) for kind, paths in found.items()}  # patterns may overlap
     if any("/img_emb/" in path for path in found["matrix"]):  # clip-retrieval's folder has text_emb and metadata beside it
         found["matrix"] = [path for path in found["matrix"] if "/img_emb/" in path]
     if found["tar"] or found["matrix"]:
@@ -139,16 +155,18 @@ def _files(given: str) -> Iterator[tuple[str, str]]:
             yield from ((posixpath.relpath(one, fixed), system.unstrip_protocol(one) if remote else one) for one in matched)
         elif system.isdir(path):
             # local folders by their names alone: fsspec would ask and keep the state of every file
-            for root, folders, names in system.walk(path, on_error="raise") if remote else os.walk(path, onerror=_raise):
+            above = given if remote else path
+            for root, folders, names in walk(above) if remote else os.walk(above, onerror=_raise):
                 folders[:] = sorted(name for name in folders if not name.startswith("."))
-                below = posixpath.relpath(root, path) if root != path else ""
-                above = system.unstrip_protocol(root) if remote else root
-                yield from ((join(below, name), join(above, name)) for name in sorted(names) if not name.startswith("."))
+                below = root[len(above) :].lstrip("/")
+                yield from ((join(below, name), join(root, name)) for name in sorted(names) if not name.startswith("."))
         elif system.exists(path):
             yield posixpath.basename(path), given
         else:
             raise DataError(f"{given} is not there. Check the path.")
-    except OSError as error:
+    except CapdecError:
+        raise
+    except Exception as error:  # each file system has errors of its own, such as for credentials that are missing
         raise DataError(f"{given} cannot be listed: {brief(error)}. Check its permissions, or name what can be read.") from error
 
 
@@ -175,7 +193,7 @@ def _columns_of(sources: list[str], column: str | None, key: str | None) -> Read
         for field in schema
         if pa.types.is_list(field.type) or pa.types.is_fixed_size_list(field.type) or pa.types.is_large_list(field.type)
     ]
-    column = _named(schema.names, column, (*PHOTO_COLUMNS, *VECTOR_COLUMNS, *numbers), source)
+    column = _named(schema.names, column, (*COLUMNS, *numbers), source)
     if column is None:
         raise SettingError(f"{source} has no column that is known to hold photos or embeddings: {', '.join(schema.names)}. Say which with --column.")
     key = _named(schema.names, key, KEY_COLUMNS, source)
@@ -206,13 +224,14 @@ def _spans_of_parquet(source: str, reading: Reading, rows: int) -> list[tuple[in
     except (DataError, OSError):
         return [(0, 0, 0)]
     spans: list[tuple[int, int, int]] = []
-    start = count = 0
+    start = stop = 0
     for group, size in enumerate(sizes, start=1):
-        count += size
-        if count >= rows or group == len(sizes):
-            spans.append((start, group, count))
-            start, count = group, 0
-    return [span for span in spans if span[2]]
+        stop += size
+        if stop - start >= rows or group == len(sizes):
+            step = math.ceil((stop - start) / max(1, min(PARTS, (stop - start) // rows)))
+            spans += [(first, min(first + step, stop), min(step, stop - first)) for first in range(start, stop, step or 1)]
+            start = stop
+    return spans
 
 
 def _fitting(file: File, source: str, column: str | None, dim: int) -> Matrix:
@@ -244,7 +263,8 @@ def read_vectors(piece: Piece, reading: Reading, dim: int, batch: int) -> Iterat
         if piece.source.lower().endswith(".parquet"):
             yield from ((keys, vectors(column, dim)) for keys, column in _column(file, piece, reading, batch))
             return
-        found, names = _fitting(file, piece.source, reading.column, dim), _keys_of_matrix(piece, reading.key)
+        found, names = _fitting(file, piece.source, reading.column, dim), _keys_of_matrix(piece, reading)
+        _refuse_unplanned(piece)
         with closing(names):
             for start in range(piece.start, piece.stop, batch):
                 stop = min(start + batch, piece.stop)
@@ -258,29 +278,45 @@ def _as_planned(piece: Piece) -> File:
     return open_file(piece.source)
 
 
+def _refuse_unplanned(piece: Piece) -> None:
+    if not piece.stop:  # else it would have no rows and no error
+        raise DataError(f"{piece.source} could not be read when the run began, and can be now. Caption it in a run of its own, in another folder.")
+
+
 def _column(file: File, piece: Piece, reading: Reading, batch: int) -> Iterator[tuple[list[str], Any]]:
     """Keys and values of the rows of a piece of Parquet."""
     assert reading.column is not None
     table = parquet(file, piece.source)
+    _refuse_unplanned(piece)
     names = table.schema_arrow.names
     for name in {reading.column, reading.key} - {None}:
         if names.count(name) != 1:
             raise DataError(f"{piece.source} has {names.count(name)} columns {name!r}, and the first file has one. Name files of one kind.")
-    at = sum(table.metadata.row_group(group).num_rows for group in range(piece.start))
-    for part in batches(table, piece.source, [reading.column, *([reading.key] if reading.key else [])], range(piece.start, piece.stop), batch):
-        named = part.column(reading.key).to_pylist() if reading.key else [None] * len(part)
-        yield [_key(name, piece.source, row) for row, name in enumerate(named, start=at)], part.column(reading.column)
+    sizes = [table.metadata.row_group(group).num_rows for group in range(table.num_row_groups)]
+    ends = list(itertools.accumulate(sizes))
+    if sum(sizes) < piece.stop:
+        raise DataError(f"{piece.source} has {sum(sizes):,} rows, fewer than when the run began. Start anew, in another folder.")
+    groups = range(bisect.bisect_right(ends, piece.start), bisect.bisect_left(ends, piece.stop) + 1)
+    at = ends[groups[0]] - sizes[groups[0]]
+    for part in batches(table, piece.source, [reading.column, *([reading.key] if reading.key else [])], groups, batch):
+        wanted = part[max(piece.start - at, 0) : max(piece.stop - at, 0)]
+        if len(wanted):
+            named = wanted.column(reading.key).to_pylist() if reading.key else [None] * len(wanted)
+            first = max(piece.start, at)
+            yield [_key(name, piece, reading, row) for row, name in enumerate(named, start=first)], wanted.column(reading.column)
         at += len(part)
+        if at >= piece.stop:
+            return
 
 
-def _key(name: object, source: str, row: int) -> str:
-    return f"{posixpath.basename(source)}:{row}" if name is None else str(name)
+def _key(name: object, piece: Piece, reading: Reading, row: int) -> str:
+    return f"{piece.source.removeprefix(reading.root).lstrip('/')}:{row}" if name is None else str(name)
 
 
-def _keys_of_matrix(piece: Piece, key: str | None) -> Generator[str, None, None]:
-    path = _metadata(piece.source) if key else None
-    if path is None or key is None:
-        yield from (_key(None, piece.source, row) for row in range(piece.start, piece.stop))
+def _keys_of_matrix(piece: Piece, reading: Reading) -> Generator[str, None, None]:
+    path = _metadata(piece.source) if reading.key else None
+    if path is None or reading.key is None:
+        yield from (_key(None, piece, reading, row) for row in range(piece.start, piece.stop))
         return
     with open_file(path) as file:
         table, at = parquet(file, path), 0
@@ -289,8 +325,8 @@ def _keys_of_matrix(piece: Piece, key: str | None) -> Generator[str, None, None]
         for group in range(table.num_row_groups):
             after = at + table.metadata.row_group(group).num_rows
             if after > piece.start and at < piece.stop:
-                named = (name for part in batches(table, path, [key], range(group, group + 1), 4096) for name in part.column(0).to_pylist())
-                yield from (_key(name, piece.source, row) for row, name in enumerate(named, start=at) if piece.start <= row < piece.stop)
+                named = (name for part in batches(table, path, [reading.key], range(group, group + 1), 4096) for name in part.column(0).to_pylist())
+                yield from (_key(name, piece, reading, row) for row, name in enumerate(named, start=at) if piece.start <= row < piece.stop)
             at = after
 
 

@@ -28,14 +28,17 @@ class Progress:
         """`done` of the total are done."""
         self.done, self.note = done, note
         if self.bar:
-            self.bar.update(self.task, completed=done, note=note)
+            self.bar.update(self.task, completed=done, note=f"{self._rate():.1f}/s{', ' + note if note else ''}")
         elif self.shown and time.monotonic() - self.printed > 10:
             self.printed = time.monotonic()
             self._line()
 
-    def _line(self) -> None:
+    def _rate(self) -> float:
         seconds = time.monotonic() - self.began
-        rate = (self.done - self.start) / seconds if seconds else 0.0
+        return (self.done - self.start) / seconds if seconds else 0.0
+
+    def _line(self) -> None:
+        rate = self._rate()
         left = f", {(self.total - self.done) / rate:.0f} s left" if rate else ""
         print(f"{self.name}: {self.done}/{self.total}{', ' + self.note if self.note else ''}, {rate:.1f}/s{left}", file=sys.stderr, flush=True)
 

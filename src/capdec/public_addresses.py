@@ -15,6 +15,8 @@ from typing import Any
 
 PORTS = (80, 443)
 NAT64 = ipaddress.IPv6Network("64:ff9b::/96")
+INNER = tuple(map(ipaddress.ip_network, ("fec0::/10", "3fff::/20", "192.88.99.0/24", "168.63.129.16/32")))
+"""Called global by Python (3.11), and not the internet: sites' own, documentation, relays into IPv6, and what Azure tells its virtual machines."""
 
 
 def handlers(seconds: float) -> list[urllib.request.BaseHandler]:
@@ -34,6 +36,8 @@ def is_public(address: str) -> bool:
         inner = ip.ipv4_mapped or ip.sixtofour or (ipaddress.IPv4Address(int(ip) & 0xFFFFFFFF) if ip in NAT64 else None)
         if inner is not None:
             return is_public(str(inner))
+    if any(ip.version == network.version and ip in network for network in INNER):
+        return False
     return ip.is_global and not (ip.is_multicast or ip.is_reserved or ip.is_loopback or ip.is_link_local or ip.is_unspecified)
 
 

@@ -215,7 +215,7 @@ class Service:
         if request.headers.get("content-encoding", "identity").lower() != "identity":
             raise Refusal(415, "unsupported_media_type", "The body has a Content-Encoding. Send it as it is, without compression.")
         if kind == "application/json":
-            asked = contract.from_json(await request.body())
+            asked = contract.from_json(await request.body(), self.limits.inputs)
         elif kind == "multipart/form-data":
             asked = await contract.from_form(await request.body(), request.headers["content-type"], self.limits.inputs)
         else:
@@ -454,7 +454,7 @@ def _described(made: FastAPI, describe: Callable[[], dict[str, Any]], service: S
 
 def _problems(*statuses: int) -> dict[int | str, dict[str, Any]]:
     said = {
-        400: "No JSON or form that can be read.", 401: "The API key is missing or another.", 404: "No such model.", 413: "More bytes than allowed.",
+        400: "No JSON or form that can be read.", 401: "The API key is missing or another.", 404: "No such model.", 413: "More than is allowed.",
         415: "Neither JSON nor a form.", 429: "The queue is full; Retry-After says when there may be room.", 500: "The server's own fault.",
         503: "Not ready, or shutting down.", 504: "Not done in time.",
     }  # fmt: skip
