@@ -17,6 +17,7 @@ import logging
 import math
 import os
 import re
+import socket
 import time
 from collections.abc import Generator, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -196,8 +197,11 @@ def _through_ray(
     if ray.is_initialized():
         raise SettingError("Ray runs in this process already, and a run has its own: call ray.shutdown() first. `address` joins a cluster.")
     try:
+        host, _, port = (address or "").removeprefix("ray://").rpartition(":")
+        if port.isdigit():  # Ray would try for minutes
+            socket.create_connection((host, int(port)), 10).close()
         ray.init(address or "local", log_to_driver=False, logging_level=logging.ERROR, **ours)
-    except (ConnectionError, ValueError) as error:
+    except (OSError, OverflowError, ValueError) as error:
         raise SettingError(f"no Ray cluster answers at {address}: {brief(error)}. Start one (ray start --head), or leave the address out.") from error
     try:
         logging.getLogger("ray.data").setLevel(logging.ERROR)
