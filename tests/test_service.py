@@ -68,6 +68,7 @@ def held(tiny_captioner, monkeypatch):
         return generate(*given, **named)
 
     monkeypatch.setattr(tiny_captioner, "caption_embeddings", wait)
+    monkeypatch.setattr("capdec.service.LANES", 1)
     tiny_captioner.gate, tiny_captioner.entered = gate, entered
     yield tiny_captioner
     gate.set()
