@@ -401,6 +401,7 @@ def test_one_photo_is_tried_again(page):
 
 @browsers
 def test_a_busy_server_is_waited_for(visit, application, captioners, monkeypatch):
+    monkeypatch.setattr("capdec.service.LANES", 1)
     let = threading.Event()
     caption = captioners["plain"].caption_embeddings
     server = Server(lambda: application(batch=1, queue=2, max_inputs=1))

@@ -22,7 +22,7 @@ import torch
 from fastapi.testclient import TestClient
 from PIL import Image
 
-from capdec import contract, generation, parts
+from capdec import contract, generation, parts, service
 from capdec.captioner import Captioner
 from capdec.errors import SettingError
 from capdec.protocols import Decoding
@@ -68,7 +68,7 @@ def held(tiny_captioner, monkeypatch):
         return generate(*given, **named)
 
     monkeypatch.setattr(tiny_captioner, "caption_embeddings", wait)
-    monkeypatch.setattr("capdec.service.LANES", 1)
+    monkeypatch.setattr(service, "LANES", 1)  # one batch at the gate holds all others
     tiny_captioner.gate, tiny_captioner.entered = gate, entered
     yield tiny_captioner
     gate.set()
