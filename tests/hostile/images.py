@@ -200,7 +200,7 @@ def _foreign() -> Iterator[Case]:
     with zipfile.ZipFile(archive, "w") as file:
         file.writestr("photo.jpg", photo)
     zipped = archive.getvalue()
-    postscript = b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n(/tmp/seen) (w) file closefile\n%%EOF\n"
+    postscript = b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n(seen) (w) file closefile\n%%EOF\n"
     yield from cases(
         opened={
             "photo and zip": photo + zipped,
