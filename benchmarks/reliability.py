@@ -118,7 +118,7 @@ def kills(folder: Path) -> dict[str, Any]:
         if turn < 5:
             time.sleep(chance.random() * 4)
             victims = [pid for pid, name in below(process.pid).items() if name.startswith("ray::MapWorker")]
-            if turn % 2:
+            if turn % 2 and victims:
                 os.kill(chance.choice(victims), signal.SIGKILL)
                 time.sleep(3)
             process.kill()

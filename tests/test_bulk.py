@@ -505,6 +505,30 @@ def test_a_cluster_that_is_not_there_is_a_setting_error(tmp_path, captioner):
         bulk([folder_of(tmp_path / "photos", 1)], tmp_path / "out", captioner, SHORT, address="127.0.0.1:1", shown=False)
 
 
+KILLER = """import os, signal
+from capdec.protocols import Supervision
+
+class Killer:
+    supervision = Supervision(0)
+    def __init__(self, dim): ...
+    def fit(self, corpus, images=None): ...
+    def from_text(self, condition, generator): return condition
+    def from_image(self, condition, generator): os.kill(os.getpid(), signal.SIGKILL)
+    def tensors(self): return {}
+    def restore(self, tensors): ...
+"""
+
+
+def test_what_kills_every_worker_that_comes_to_it_ends_the_run(tmp_path, captioner):
+    (tmp_path / "killer.py").write_text(KILLER)
+    config = json.loads(Path(captioner, "config.json").read_text())
+    config["bridges"].append(f"{tmp_path}/killer.py:Killer")
+    Path(captioner, "config.json").write_text(json.dumps(config))
+    photos = folder_of(tmp_path / "photos", 3)
+    done = subprocess.run(command(photos, tmp_path / "out", captioner, "--own-parts"), capture_output=True, text=True, timeout=180)
+    assert done.returncode == 2 and "a file kills its worker" in done.stderr, done.stderr
+
+
 def test_two_runs_do_not_work_in_one_folder_at_once(tmp_path, captioner):
     with module._alone(str(tmp_path / "out")), pytest.raises(SettingError, match="another run is at work"):
         bulk([str(tmp_path)], tmp_path / "out", captioner)

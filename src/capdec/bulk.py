@@ -50,6 +50,7 @@ FORMAT = 1
 CAPTION = pa.struct([("caption", pa.string()), ("score", pa.float32())])
 ROW = pa.schema([("key", pa.string()), *((field.name, field.type) for field in CAPTION), ("alternatives", pa.list_(CAPTION)), ("error", pa.string())])
 OBJECT_STORE = 150_000_000  # bytes; what passes through it are pieces' numbers, no photos
+DEATHS = 3  # of workers at one piece; were there no end, a photo that kills its decoder would be tried for ever
 PLACES = 10_000_000  # draws belong to a piece and a place in it
 
 
@@ -213,7 +214,7 @@ def _through_ray(
         told = ray.data.read_datasource(_datasource(pieces), num_cpus=0, concurrency=2, override_num_blocks=len(pieces))
         found = told.map_batches(
             Worker, fn_constructor_args=(job,), batch_size=1, compute=ray.data.ActorPoolStrategy(size=min(count, len(pieces))),
-            num_cpus=job.threads, num_gpus=share,
+            num_cpus=job.threads, num_gpus=share, max_task_retries=DEATHS,
         )  # fmt: skip
         for row in found.iter_rows():
             if row["broken"]:
@@ -221,7 +222,10 @@ def _through_ray(
             yield int(row["rows"]), int(row["errors"])
     except ray.exceptions.RayError as error:
         said = brief(Exception(" ".join(str(error).split())))
-        raise DataError(f"Ray broke off ({said}). What is finished is kept; the same command goes on.") from error
+        raise DataError(
+            f"Ray broke off ({said}). What is finished is kept; the same command goes on. If it ends so again, a file kills its worker, or memory is "
+            f"short: of the first piece that is missing in {job.output}/captions, plan.parquet says what it is."
+        ) from error
     finally:
         ray.shutdown()
 

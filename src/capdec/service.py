@@ -53,6 +53,7 @@ except ImportError as error:
 
 log = logging.getLogger(__name__)
 
+CORES = len(os.sched_getaffinity(0))
 LANES = 4
 """Batches that are captioned at once, where the processor does it: two on a core each take a third less time than one on both, then the other."""
 HELD = 8
@@ -126,10 +127,10 @@ class Service:
         self.closing, self.active = False, 0
         self.metrics = _Metrics(lambda: self.batcher.waiting)
         on_cpu = all(str(getattr(captioner.backbone, "device", "cpu")).startswith("cpu") for captioner in self.captioners.values())
-        threads = min(LANES, os.cpu_count() or 1) if on_cpu else 1
-        self._cores = max(1, (os.cpu_count() or 1) // threads)
+        threads = min(LANES, CORES) if on_cpu else 1
+        self._cores = max(1, CORES // threads)
         self.batcher: Batcher[_Job, _Item, _Told] = Batcher(self._run, batch, queue, observe=self.metrics.of_batch, threads=threads)
-        self._opening = ThreadPoolExecutor(min(8, os.cpu_count() or 1), "opening")
+        self._opening = ThreadPoolExecutor(min(8, CORES), "opening")
         self._fetching = ThreadPoolExecutor(FETCHES, "fetching")
         self._requests = itertools.count()
         self._tells = {name: any(memory.texts for memory in captioner.memories) for name, captioner in self.captioners.items()}
