@@ -33,7 +33,7 @@ import torch
 from capdec import __version__
 from capdec.captioner import Captioner, embedded
 from capdec.corpus import opened_photos
-from capdec.errors import CapdecError, DataError, ImageError, MismatchError, MissingExtra, SettingError, brief
+from capdec.errors import CapdecError, DataError, ImageError, MismatchError, MissingExtra, SettingError, brief, one_line
 from capdec.files import as_text, exists, join, names_in, open_file, writing
 from capdec.pieces import Photo, Piece, Reading, plan, read_photos, read_vectors
 from capdec.progress import Progress
@@ -221,10 +221,9 @@ def _through_ray(
                 raise DataError(f"a worker cannot go on: {row['broken']} What is finished is kept; mend that, and run the same again.")
             yield int(row["rows"]), int(row["errors"])
     except ray.exceptions.RayError as error:
-        said = brief(Exception(" ".join(str(error).split())))
         raise DataError(
-            f"Ray broke off ({said}). What is finished is kept; the same command goes on. If it ends so again, a file kills its worker, or memory is "
-            f"short: of the first piece that is missing in {job.output}/captions, plan.parquet says what it is."
+            f"Ray broke off ({one_line(error)}). What is finished is kept; the same command goes on. If it ends so again, a file kills its "
+            f"worker, or memory is short: of the first piece that is missing in {job.output}/captions, plan.parquet says what it is."
         ) from error
     finally:
         ray.shutdown()

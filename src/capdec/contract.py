@@ -22,7 +22,7 @@ from starlette.datastructures import Headers, UploadFile
 from starlette.formparsers import MultiPartException, MultiPartParser
 from typing_extensions import TypedDict
 
-from capdec.errors import CapdecError
+from capdec.errors import CapdecError, one_line
 
 BEAMS, CAPTIONS, MAX_TOKENS, NEIGHBOURS = 16, 16, 100, 50
 """The most that a request may ask for."""
@@ -186,10 +186,10 @@ async def from_form(body: bytes, content_type: str, inputs: int) -> Asked:
             photos.append({"image": await value.read(), "name": value.filename})
         elif isinstance(value, UploadFile) or name == "image":
             raise Refusal(
-                422, "bad_setting", f"The field {_shown(name)!r} is {'a file' if name != 'image' else 'text'}: photos are files called image."
+                422, "bad_setting", f"The field {one_line(name, 100)!r} is {'a file' if name != 'image' else 'text'}: photos are files called image."
             )
         elif name in fields:
-            raise Refusal(422, "bad_setting", f"The field {_shown(name)!r} came twice. Send it once.")
+            raise Refusal(422, "bad_setting", f"The field {one_line(name, 100)!r} came twice. Send it once.")
         else:
             fields[name] = value
     try:
@@ -213,7 +213,7 @@ def too_many(inputs: int) -> Refusal:
 def _misshapen(error: ValidationError) -> Refusal:
     """In the words of the first faults, without what came: that can be long."""
     faults = error.errors(include_url=False, include_input=False)
-    said = "; ".join(f"{_shown('.'.join(map(str, _place(fault['loc']))) or 'the body')}: {fault['msg']}" for fault in faults[:3])
+    said = "; ".join(f"{one_line('.'.join(map(str, _place(fault['loc']))) or 'the body', 100)}: {fault['msg']}" for fault in faults[:3])
     kinds = {part for fault in faults for part in fault["loc"] if part in ("image", "url", "embedding")}
     code = f"bad_{kinds.pop()}" if len(kinds) == 1 else "bad_setting"
     return Refusal(422, code, f"{said}{' ...' if len(faults) > 3 else ''}. See /docs for what a request may hold.")
@@ -224,15 +224,9 @@ def _place(location: Sequence[int | str]) -> Sequence[int | str]:
     return (*location[:2], *location[3:]) if location[:1] == ("inputs",) else location
 
 
-def _shown(text: str, most: int = 100) -> str:
-    """On one line, and not too long."""
-    text = " ".join(text.split())
-    return text if len(text) <= most else text[: most - 1] + "…"
-
-
 def name_of(given: Mapping[str, Any], place: int) -> str:
     """What a result is called: as its input was, or by its place, from 1."""
-    return _shown(given.get("name") or given.get("url") or "", 200) or f"input {place + 1}"
+    return one_line(given.get("name") or given.get("url") or "") or f"input {place + 1}"
 
 
 def from_base64(text: str) -> bytes:

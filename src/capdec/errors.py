@@ -75,3 +75,13 @@ def brief(error: Exception) -> str:
     """
     said = f"{type(error).__name__}: {error}"
     return said if len(said) <= 200 else f"{said[:200]} ..."
+
+
+def one_line(what: object, most: int = 200) -> str:
+    """On one line, and not too long.
+
+    >>> one_line("a  name\\nof two lines", most=10)
+    'a name of…'
+    """
+    text = " ".join(str(what).split())
+    return text if len(text) <= most else text[: most - 1] + "…"

@@ -2,7 +2,8 @@
 
 What is refused: what Pillow cannot read (and the formats in it that run other programs, such as EPS), what is cut short, what has more pixels than
 allowed, which the header tells before anything is decoded, and what keeps a decoder busy out of all proportion to them (`PIECES, SCANS, SLOW`).
-JPEG 2000 is not read: 92 bytes can make its decoder take 100 GB. What is not known: whether the middle of a JPEG is damaged: decoders fill it in.
+JPEG 2000 is not read: 92 bytes made its decoder take 1.7 GB a megapixel. What is not known: whether the middle of a JPEG is damaged, for decoders
+fill it in.
 """
 # os.path answers False where Path raises (a name too long, a folder that may not be read), so:
 # ruff: noqa: PTH110, PTH112, PTH113, PTH118, PTH207
@@ -22,7 +23,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageFile, TiffImagePlugin, UnidentifiedImageError
 
-from capdec.errors import AddressError, ImageError
+from capdec.errors import AddressError, ImageError, one_line
 
 FORMATS = ("JPEG", "MPO", "PNG", "WEBP", "GIF", "BMP", "DIB", "TIFF", "PPM", "AVIF", "HEIF", "ICO")  # HEIF: where a plugin is
 LONGEST_SIDE = 1024
@@ -63,7 +64,7 @@ def open_image(
 
     Raises ImageError, in one line, and nothing else; AddressError where an address could not be fetched.
     """
-    name = f"the image of {len(source)} bytes" if isinstance(source, bytes) else _shown(source) or "an empty path"
+    name = f"the image of {len(source)} bytes" if isinstance(source, bytes) else one_line(source) or "an empty path"
     try:
         if isinstance(source, str) and "://" in source:
             source = _download(source, name, max_bytes, timeout, public_only)
@@ -80,7 +81,7 @@ def open_image(
     except PermissionError as error:
         raise ImageError(f"{name} may not be read by this user. Check its permissions.") from error
     except Exception as error:  # Pillow's readers raise anything on a damaged file: OSError, SyntaxError, struct.error, MemoryError...
-        raise ImageError(f"{name} is truncated or damaged ({_shown(error) or type(error).__name__}). Copy or download it again.") from error
+        raise ImageError(f"{name} is truncated or damaged ({one_line(error) or type(error).__name__}). Copy or download it again.") from error
 
 
 def open_batches(
@@ -111,12 +112,6 @@ def open_batches(
             yield [future.result() for future in taken]
     finally:
         pool.shutdown(cancel_futures=True)
-
-
-def _shown(what: object) -> str:
-    """On one line, and not too long."""
-    text = " ".join(str(what).split())
-    return text if len(text) <= 200 else text[:199] + "…"
 
 
 def _decode(file: io.BufferedReader | io.BytesIO, name: str, max_pixels: int, at_most: int | None) -> Image.Image:
@@ -266,13 +261,15 @@ def _download(url: str, name: str, max_bytes: int, timeout: float, public_only: 
     except TimeoutError as error:
         raise AddressError(f"{name} did not arrive within {timeout:g} s. Try again, or raise timeout.") from error
     except urllib.error.HTTPError as error:
-        said = f"{error.code}" if public_only else f"{error.code} {_shown(error.reason)}"
+        said = f"{error.code}" if public_only else f"{error.code} {one_line(error.reason)}"
         raise AddressError(f"{name} could not be fetched: the server answered {said}. Check the address.") from error
     except Exception as error:  # URLError, and what http.client raises on a broken answer or address
         if public_only:  # a stranger is not told what this network's names and hosts say
             raise AddressError(f"{name} could not be fetched from a public address, port 80 or 443. Check it.") from error
         reason = getattr(error, "reason", None) or error
-        raise AddressError(f"{name} could not be fetched ({_shown(reason) or type(reason).__name__}). Check the address and the network.") from error
+        raise AddressError(
+            f"{name} could not be fetched ({one_line(reason) or type(reason).__name__}). Check the address and the network."
+        ) from error
     return bytes(content)
 
 

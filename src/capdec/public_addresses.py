@@ -1,4 +1,5 @@
-"""Fetching for strangers: urllib handlers that connect to the public internet and nowhere else, and that are done in time.
+"""Fetching for strangers: urllib handlers that connect to the public internet and nowhere else, and that are done in time
+(but for the looking up of a name, which takes what the system gives it).
 
 A host's name is resolved once, every address that it has is looked at, and the connection goes to one of just those: a name that points elsewhere a
 moment later gains nothing. Each redirection is a new connection, and is looked at as the first was. There is no proxy, which would resolve anew.
