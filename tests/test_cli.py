@@ -209,7 +209,7 @@ def test_a_training_split_is_scored_only_where_it_is_named(run, captioner_folder
 def test_a_style_is_chosen_on_the_command_line(run, captioner_folder, tmp_path):
     words = ("--dataset", "flickr_style", "--annotations", DATA / "flickr_style", "--images", DATA / "flickr_style", "--partial")
     for style in ("romantic", "humorous"):
-        done = run("evaluate", captioner_folder, *words, "--style", style, "--metrics", "coco_scores", "--output", tmp_path / style)
+        done = run("evaluate", captioner_folder, *words, "--dataset-style", style, "--metrics", "coco_scores", "--output", tmp_path / style)
         assert done.exit_code == 0, done.output
     opened = json.loads((tmp_path / "humorous/manifest.json").read_text())["dataset"]["opened"]
     assert opened["style"] == "humorous"

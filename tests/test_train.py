@@ -92,7 +92,7 @@ def _held_out_data(captions_file, tiny_backbone, folder):
 
     corpus = embed(read_pairs(open_dataset(str(captions_file))), parts.build("backbones", tiny_backbone), folder)
     learn, held = corpus.split(0.2, 0)
-    return _Data(corpus, learn, *_held_out(corpus, held), siblings_of={}, images=None)
+    return _Data(corpus, learn, *_held_out(corpus, held), siblings_of={}, images=None, bounds={})
 
 
 @pytest.mark.parametrize("clip", [1e9, 0.01])

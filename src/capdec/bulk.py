@@ -102,6 +102,7 @@ def bulk(
     if not inputs or batch < 1 or (rows is not None and not 1 <= rows <= PLACES):
         raise SettingError(f"a run has inputs, batches of at least 1 and files of at least 1 row; {list(inputs)}, batch {batch}, rows {rows} came.")
     loaded = Captioner.load(captioner, own_parts=own_parts)
+    loaded.check(decoding or loaded.decoding)
     if captioner not in embedded() and Path(captioner).is_dir():
         captioner = str(Path(captioner).absolute())  # a cluster's workers begin in another folder
     output = str(output).removeprefix("file://")  # of local files half of one would be seen under its name

@@ -9,7 +9,7 @@ recipe.toml, README.md, scores.json, as its maker wrote them
 import hashlib
 import itertools
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, replace
 from importlib import resources
 from pathlib import Path
@@ -46,10 +46,11 @@ pipeline_tag: image-to-text
 
 
 class Captioner:
-    """`spec` is the recipe's tables of the parts: {"backbone": ..., "bridges": [...], "decoder": ...}, from which `load` builds them again.
-    `text` names the datasets whose captions it learned from, as far as that is known; `given` is what training was given beside text; `recipe` is
-    training's, where it was loaded from a folder that holds one. `normalize = false` gives the decoder image embeddings at their own length: for
-    checkpoints of others that were trained so."""
+    """`spec` is the recipe's tables of the parts: {"backbone": ..., "bridges": [...], "decoder": ...}, from which `load` builds them again. `styles`
+    are those it can be asked for ("" is its plain one), `lengths` of how many words short and medium captions of each are at most, where it can be
+    asked for a length. `text` names the datasets whose captions it learned from, as far as that is known; `given` is what training was given beside
+    text; `recipe` is training's, where it was loaded from a folder that holds one. `normalize = false` gives the decoder image embeddings at their
+    own length: for checkpoints of others that were trained so."""
 
     def __init__(
         self,
@@ -62,7 +63,10 @@ class Captioner:
         given: Supervision = Supervision(0),  # noqa: B008
         recipe: dict[str, Any] | None = None,
         normalize: bool = True,
+        styles: Sequence[str] = (),
+        lengths: Mapping[str, Sequence[int]] | None = None,
     ):
+        self.styles, self.lengths = tuple(styles), dict(lengths or {})
         self.backbone, self.bridges, self.decoder, self.spec = backbone, list(bridges), decoder, spec
         self.decoding, self.text, self.given, self.recipe, self.normalize = decoding or Decoding(), tuple(text), given, recipe, normalize
         self._backbone_dtype = getattr(backbone, "dtype", None)
@@ -162,10 +166,25 @@ class Captioner:
             condition = _drawn(bridge, condition, range(len(condition))) if drawn else bridge.from_image(condition, None)
         return teller.memory.said_near(condition, count)
 
+    def check(self, decoding: Decoding) -> None:
+        """Raises SettingError for what no search can do, and for a style or a length that it did not learn."""
+        generation.check(decoding)
+        if decoding.style and decoding.style not in self.styles:
+            learned = ", ".join(style for style in self.styles if style) or "none: train it on captions whose tables name one (as = ...)"
+            raise SettingError(f"this captioner has no style {decoding.style!r}. It has {learned}.")
+        if decoding.length and not self.lengths:
+            raise SettingError("this captioner did not learn lengths (training.lengths = true). Any takes min_tokens, max_tokens and length_penalty.")
+
+    def _style(self, decoding: Decoding) -> str:
+        """The one that is asked for; else the plain one, or the first where none is."""
+        return decoding.style or ("" if "" in self.styles else next(iter(self.styles), ""))
+
     def _generate(self, embeddings: Tensor, decoding: Decoding, start: int) -> list[Caption]:
         """Where a bridge draws at inference, each of a photo's captions is told from draws of its own, and is the best of its search."""
-        generation.check(decoding)
+        self.check(decoding)
         clean = Condition.of((F.normalize(embeddings, dim=-1) if self.normalize else embeddings).cpu())
+        if self.styles or self.lengths:
+            clean = replace(clean, prompts=(prompt(self._style(decoding), decoding.length),) * len(clean))
         drawn = any(getattr(bridge, "draws", False) for bridge in self.bridges)
         lists: list[list[Caption]] = [[] for _ in range(len(embeddings))]
         teller = self._teller() if decoding.rerank == "neighbours" else None
@@ -211,6 +230,7 @@ class Captioner:
             "format_version": FORMAT, "capdec": capdec.__version__, **self.spec, "dim": self.backbone.dim,
             "backbone_fingerprint": self.backbone.fingerprint, "text": list(self.text), "given": [flag.name for flag in self.given],
             "supervision": self.supervision.words(), "decoding": asdict(self.decoding), "normalize": self.normalize,
+            **({"styles": list(self.styles)} if self.styles else {}), **({"lengths": self.lengths} if self.lengths else {}),
         }  # fmt: skip
         write_json(folder / "config.json", config)
 
@@ -260,13 +280,12 @@ class Captioner:
                 {key.removeprefix(prefix): t.float() if t.dtype == torch.float16 else t for key, t in tensors.items() if key.startswith(prefix)}
             )
         spec = {key: config[key] for key in ("backbone", "bridges", "decoder")}
-        given = Supervision(0)
-        for flag in config.get("given", ()):
-            given |= Supervision[flag]
+        text, given = text_and_given(folder)
         recipe = recipes.read(folder / "recipe.toml") if (folder / "recipe.toml").is_file() else None
         decoding = Decoding(**config["decoding"])
         normalize = config.get("normalize", True)
-        made = cls(backbone, bridges, decoder.eval().to(device), spec, decoding, config.get("text", ()), given, recipe, normalize)
+        styles, lengths = config.get("styles", ()), config.get("lengths")
+        made = cls(backbone, bridges, decoder.eval().to(device), spec, decoding, text, given, recipe, normalize, styles, lengths)
         if dtype != "float32":
             made.compute_in(dtype)
         return made
@@ -300,6 +319,24 @@ def _drawn(bridge: Bridge, condition: Condition, seeds: Sequence[int]) -> Condit
     crossed = [bridge.from_image(item, torch.Generator().manual_seed(seed)) for item, seed in zip(items, seeds, strict=True)]
     prompts = None if condition.prompts is None else tuple(prompt for one in crossed for prompt in one.prompts or ())
     return Condition(torch.cat([one.embeddings for one in crossed]), torch.cat([one.mask for one in crossed]), prompts, condition.rows)
+
+
+def prompt(style: str, length: str) -> str:
+    """What the decoder is told in words.
+
+    >>> prompt("romantic", ""), prompt("romantic", "short"), prompt("", "")
+    ('romantic', 'romantic short', '')
+    """
+    return " ".join(word for word in (style, length) if word)
+
+
+def text_and_given(folder: Path) -> tuple[tuple[str, ...], Supervision]:
+    """Of a captioner's folder: the names of the datasets from whose text it learned, and what training was given beside text."""
+    config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    given = Supervision(0)
+    for flag in config.get("given", ()):
+        given |= Supervision[flag]
+    return tuple(config.get("text", ())), given
 
 
 def located(spec: str | dict[str, Any], backbone: Backbone) -> str | dict[str, Any]:

@@ -47,6 +47,9 @@ def _decoding(command: Callable) -> Callable:
         click.option("--strategy", type=click.Choice(["beam", "greedy", "nucleus"]), help="How captions are searched for."),
         click.option("--beams", type=int, help="Beams of beam search."),
         click.option("--captions", type=int, help="Captions a photo: the best and its alternatives."),
+        click.option("--style", help="One of those that the captioner learned."),
+        click.option("--length", type=click.Choice(["short", "medium", "long"]), help="For a captioner that learned lengths."),
+        click.option("--min-tokens", type=int, help="Shortest caption, in tokens, its end included."),
         click.option("--max-tokens", type=int, help="Longest caption, in tokens, its end included."),
         click.option("--length-penalty", type=float, help="Scores are log-probability / tokens ** this."),
         click.option("--no-repeat-ngram-size", type=int, help="No run of so many tokens comes twice; 0 allows all."),
@@ -220,7 +223,12 @@ def _part(kind: str, text: str) -> str | dict[str, Any]:
 @click.option(
     "--output", required=True, type=click.Path(file_okay=False, path_type=Path), help="The captioner's folder. An unfinished run continues."
 )
+@click.option("--style", "styles", multiple=True, metavar="NAME=FILE", help="Captions in another style, which can then be asked for by its name.")
 @click.option("--sources", help="What the captions are told from, joined by image_id (a style's plain captions); or: siblings.")
+@click.option(
+    "--start", metavar="NAME|DIR|HUB_ID", help="A captioner to begin with: its backbone and decoder, and its settings where none are given."
+)
+@click.option("--learn", type=click.Choice(["all", "mapper", "lora"]), help="Short for --set training.learn=..., what changes of the decoder.")
 @click.option("--recipe", "recipe_file", type=click.Path(dir_okay=False), help="A TOML file that describes the run.")
 @click.option("--backbone", help="A backbone's name, a hub id (@revision) or a folder.  [default: mini]")
 @click.option("--decoder", help="A decoder's name, or a causal language model's hub id or folder.  [default: small_transformer]")
@@ -232,11 +240,15 @@ def _part(kind: str, text: str) -> str | dict[str, Any]:
     type=click.Path(file_okay=False),
     help="Where the corpus' embeddings are kept, to be shared by runs.  [default: OUTPUT/embeddings]",
 )
+@own_parts_option
 @device_option
 def train(
     captions: str | None,
     output: Path,
+    styles: tuple[str, ...],
     sources: str | None,
+    start: str | None,
+    learn: str | None,
     recipe_file: str | None,
     backbone: str | None,
     decoder: str | None,
@@ -244,6 +256,7 @@ def train(
     steps: int | None,
     dtype: str | None,
     embeddings: str | None,
+    own_parts: bool,
     device: str,
 ) -> None:
     """Train a captioner from CAPTIONS: a text file (a caption a line), JSON lines, CSV, TSV, Parquet, or COCO's or Karpathy's JSON.
@@ -254,11 +267,13 @@ def train(
     from capdec.errors import SettingError
 
     table = recipe.read(recipe_file) if recipe_file else {}
-    given = {"captions": captions, "sources": sources}
+    given = {"captions": _in_styles(captions, styles), "sources": sources, "start": start}
     table |= {key: value for key, value in given.items() if value is not None}
     table |= {key: _part(f"{key}s", value) for key, value in (("backbone", backbone), ("decoder", decoder)) if value is not None}
-    short = {"training.steps": steps, "training.dtype": dtype}
+    short = {"training.steps": steps, "training.dtype": dtype, "training.learn": learn}
     assignments = (*(f"{key}={value}" for key, value in short.items() if value is not None), *assignments)
+    if table.get("start"):
+        table = {**_settings_of(table["start"]), **table}
     table = recipe.override(_with_a_bridge(table, [one.partition("=")[0] for one in assignments], "auto"), assignments)
     unknown = [key for key in table if key not in recipe.KEYS]
     if unknown:
@@ -270,7 +285,7 @@ def train(
 
     table.pop("evaluation", None)  # what `capdec evaluate --recipe` reads
     try:
-        captioner = run(**table, output=output, device=device, embeddings=embeddings)
+        captioner = run(**table, output=output, device=device, embeddings=embeddings, own_parts=own_parts)
     except KeyboardInterrupt:
         click.echo(f"\nInterrupted; {output / 'training'} holds the last checkpoint. Run the same command to continue.", err=True)
         raise SystemExit(130) from None
@@ -325,6 +340,27 @@ def refine(
     click.echo(f"Refined: {output}   given: {made.supervision.words()}")
 
 
+def _in_styles(captions: str | None, styles: Sequence[str]) -> str | list[str | dict[str, str]] | None:
+    """What `train` takes for captions, and others in styles that have names. Raises SettingError."""
+    from capdec.errors import SettingError
+
+    named = [one.partition("=") for one in styles]
+    if wrong := [one for one, (name, _, file) in zip(styles, named, strict=True) if not (name and file)]:
+        raise SettingError(f"--style takes NAME=FILE, for example romantic=romantic.jsonl; this came: {wrong[0]!r}.")
+    tables = [{"path": file, "as": name} for name, _, file in named]
+    return [*([captions] if captions else []), *tables] if tables else captions
+
+
+def _settings_of(captioner: str) -> dict[str, Any]:
+    """Its bridges and its decoding, for settings to change."""
+    import json
+
+    from capdec.captioner import locate
+
+    config = json.loads((locate(captioner) / "config.json").read_text(encoding="utf-8"))
+    return {"bridges": config["bridges"], "decoding": config["decoding"]}
+
+
 def _dataset(command: Callable, required: bool = True) -> Callable:
     """The options that name a dataset."""
     options = [
@@ -332,7 +368,7 @@ def _dataset(command: Callable, required: bool = True) -> Callable:
         click.option("--annotations", help="The benchmark's file as its owners publish it."),
         click.option("--images", help="The photos' folder, where the annotations are a file."),
         click.option("--split", help="train, val, test ..."),
-        click.option("--style", help="Of flickr_style: romantic or humorous."),
+        click.option("--dataset-style", help="Of flickr_style: romantic or humorous."),
         click.option("--name", help="Which dataset a file of one's own is (flickr8k, say): tells whether the backbone has seen its pairs."),
         click.option("--partial", is_flag=True, help="Score a part of the split: what is missing is left out, and counted."),
     ]
@@ -347,7 +383,7 @@ def _spec(given: dict[str, Any], default: str | dict[str, Any] | None = None) ->
     from capdec.corpus import dataset_part
     from capdec.errors import SettingError
 
-    settings = {key: given[key] for key in ("images", "split", "style") if given.get(key)}
+    settings = {key.removeprefix("dataset_"): given[key] for key in ("images", "split", "dataset_style") if given.get(key)}
     settings |= {"dataset": given["name"]} if given["name"] else {}
     settings |= {"path": given["annotations"]} if given["annotations"] else {}
     asked = given["dataset"]
@@ -473,7 +509,7 @@ def evaluate(
 @click.option("--annotations", help="The benchmark's file as its owners publish it.")
 @click.option("--images", help="The photos' folder, for what the judge says.")
 @click.option("--split", help="Of the references: train, val, test ...")
-@click.option("--style", help="Of flickr_style: romantic or humorous.")
+@click.option("--dataset-style", help="Of flickr_style: romantic or humorous.")
 @click.option("--partial", is_flag=True, help="Score only the images that have a prediction: such figures compare with none of the whole split.")
 @click.option("--judge", metavar="NAME|DIR|HUB_ID", help="The backbone that says how captions fit photos.")
 @click.option("--metrics", help="Which metrics, with commas between them.  [default: all]")
@@ -591,7 +627,8 @@ def sweep(
     tried = dict(recipe.read_assignment(one) for one in over)
     if wrong := [key for key, values in tried.items() if not isinstance(values, list)]:
         raise SettingError(f"--over takes a list, for example bridges.0.std=[0.05, 0.1]; that of {', '.join(wrong)} is none.")
-    idle = [f"--{key}" for key in ("annotations", "images", "split", "style", "name", "partial") if given[key] and not given["dataset"]]
+    about = ("annotations", "images", "split", "dataset_style", "name", "partial")
+    idle = [f"--{key.replace('_', '-')}" for key in about if given[key] and not given["dataset"]]
     if idle:
         raise SettingError(f"{', '.join(idle)} say something of --dataset, and none was given.")
     dataset = _spec(given) if given["dataset"] else None

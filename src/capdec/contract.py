@@ -64,6 +64,7 @@ class _Search(TypedDict, total=False):
     beams: Annotated[int, Field(ge=1, le=BEAMS), WHOLE]
     captions: Annotated[int, Field(ge=1, le=CAPTIONS, description="The best and its alternatives."), WHOLE]
     max_tokens: Annotated[int, Field(ge=1, le=MAX_TOKENS), WHOLE]
+    min_tokens: Annotated[int, Field(ge=1, le=MAX_TOKENS), WHOLE]
     length_penalty: Annotated[Number, Field(ge=-10, le=10)]
     no_repeat_ngram_size: Annotated[int, Field(ge=0, le=MAX_TOKENS), WHOLE]
     top_p: Annotated[Number, Field(gt=0, le=1)]
@@ -72,6 +73,8 @@ class _Search(TypedDict, total=False):
     rerank: Literal["none", "clip", "consensus", "neighbours"]
     candidates: Annotated[int, Field(ge=0, le=CAPTIONS, description="What rerank chooses among."), WHOLE]
     score_weight: Annotated[Number, Field(ge=-1000, le=1000)]
+    style: Annotated[str, Field(max_length=200, description="One of the captioner's styles.")]
+    length: Annotated[Literal["", "short", "medium", "long"], Field(description="Where the captioner has_lengths.")]
 
 
 @with_config(STRICT)
@@ -323,6 +326,8 @@ class ServedModel(BaseModel):
     dim: int
     fingerprint: str
     has_neighbours: bool
+    styles: list[str]
+    has_lengths: bool
     decoding: dict[str, Any]
 
 

@@ -28,7 +28,7 @@ from capdec import parts
 from capdec.checkpoint import replacing, write_json
 from capdec.errors import DataError, ImageError, MismatchError, SettingError
 from capdec.images import open_batches
-from capdec.protocols import Backbone, Condition, Dataset
+from capdec.protocols import Backbone, Condition, Dataset, Example
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -40,19 +40,23 @@ TEXTS = 4096  # at a time to a backbone, which puts like lengths together: the m
 
 @dataclass(frozen=True)
 class Pairs:
-    """Text alone: what is embedded, what is learned, and of which photo it speaks."""
+    """Text alone: what is embedded, what is learned, of which photo it speaks, and in which style, where there are several."""
 
     sources: list[str]
     targets: list[str]
     image_ids: list[str | None]
+    styles: list[str] | None = None
 
     def __len__(self) -> int:
         return len(self.targets)
 
     def where(self, keep: Sequence[bool]) -> "Pairs":
         """Some of the rows, in their order."""
-        rows = [row for row, kept in enumerate(keep) if kept]
-        return Pairs([self.sources[row] for row in rows], [self.targets[row] for row in rows], [self.image_ids[row] for row in rows])
+
+        def kept(values: list) -> list:
+            return [value for value, wanted in zip(values, keep, strict=True) if wanted]
+
+        return Pairs(kept(self.sources), kept(self.targets), kept(self.image_ids), None if self.styles is None else kept(self.styles))
 
     def at_most(self, count: int, seed: int) -> "Pairs":
         """About so many captions, and all captions of a photo or none: photos (or captions without one) are taken in an order that the seed decides
@@ -72,16 +76,48 @@ class Pairs:
     @property
     def fingerprint(self) -> str:
         digest = hashlib.sha256()
-        for row in zip(self.sources, self.targets, self.image_ids, strict=True):
+        for row in zip(self.sources, self.targets, self.image_ids, *([self.styles] if self.styles else []), strict=True):
             digest.update(json.dumps(row).encode())
         return digest.hexdigest()[:16]
 
 
-def open_dataset(spec: str | dict[str, Any]) -> Dataset:
+Spec = str | dict[str, Any] | list[Any]
+"""A file, a table of a dataset part, or a list of these."""
+
+
+def open_dataset(spec: Spec) -> Dataset:
     """A dataset from a table of name and settings, or from a path whose ending or content a dataset part recognises; a table without a name is a path
-    with settings. Raises SettingError, DataError where a file is not there."""
-    table = {"path": spec} if isinstance(spec, str) else spec
-    return parts.build("datasets", table if "name" in table else {"name": dataset_part(table.get("path", "")), **table})
+    with settings, and `as` in a table names the style in which its captions speak. A list is one dataset after another. Raises SettingError,
+    DataError where a file is not there."""
+    if isinstance(spec, list):
+        return _Several([open_dataset(one) for one in spec])
+    table = {"path": spec} if isinstance(spec, str) else dict(spec)
+    style = str(table.pop("as", ""))
+    dataset = parts.build("datasets", table if "name" in table else {"name": dataset_part(table.get("path", "")), **table})
+    return _Several([dataset], style) if style else dataset
+
+
+class _Several:
+    """Datasets one after another. Raises SettingError for none."""
+
+    suffixes: tuple[str, ...] = ()
+
+    def __init__(self, datasets: Sequence[Dataset], style: str = ""):
+        if not datasets:
+            raise SettingError("an empty list of datasets came. Name a file, or several.")
+        self.datasets, self.style = datasets, style
+        self.name = "+".join(sorted({name for dataset in datasets if dataset.name for name in dataset.name.split("+")})) or None
+        splits = {dataset.split for dataset in datasets}
+        self.split = splits.pop() if len(splits) == 1 else None
+
+    @classmethod
+    def recognises(cls, path: str) -> bool:
+        return False
+
+    def __iter__(self) -> Iterator[Example]:
+        for dataset in self.datasets:
+            for example in dataset:
+                yield replace(example, style=self.style) if self.style else example
 
 
 def dataset_part(path: str) -> str:
@@ -102,24 +138,24 @@ def dataset_part(path: str) -> str:
 
 
 def read_pairs(targets: Dataset, sources: Dataset | None = None) -> Pairs:
-    """Every caption of `targets`. Its source is itself, or what the dataset says; with `sources`, each caption there of the same image in turn.
-    Raises DataError where nothing is left."""
-    pairs = Pairs([], [], [])
+    """Every caption of `targets`. Its source is itself, or what the dataset says; with `sources`, a caption there of the same image, all of them in
+    turn: one target of a photo with five sources makes five pairs. Raises DataError where nothing is left."""
+    pairs, styles = Pairs([], [], []), []
     others = {example.image_id: example.captions for example in sources if example.image_id is not None} if sources is not None else None
     for example in targets:
-        for index, target in enumerate(example.captions):
-            if others is None:
-                source: str | None = example.sources[index] if example.sources else target
-            else:
-                found = others.get(example.image_id or "", ())
-                source = found[index % len(found)] if found else None
-            if source is not None and source.strip() and target.strip():
-                pairs.sources.append(source.strip())
-                pairs.targets.append(target.strip())
+        said, found = example.captions, example.sources or example.captions
+        if others is not None:
+            found = others.get(example.image_id or "", ())
+        for index in range(max(len(said), len(found)) if said and found else 0):
+            source, target = found[index % len(found)].strip(), said[index % len(said)].strip()
+            if source and target:
+                pairs.sources.append(source)
+                pairs.targets.append(target)
                 pairs.image_ids.append(example.image_id)
+                styles.append(example.style)
     if not pairs:
         raise DataError("the corpus is empty: no captions were read" + (", or no image_id is in both files." if sources is not None else "."))
-    return pairs
+    return replace(pairs, styles=styles) if any(styles) else pairs
 
 
 class Embeddings:
@@ -182,6 +218,22 @@ class Corpus:
     def condition(self, rows: Int[Tensor, "B"]) -> Condition:
         return Condition.of(self.embeddings[rows], rows)
 
+    def style(self, row: int) -> str:
+        return self.pairs.styles[row] if self.pairs.styles else ""
+
+    @property
+    def styles(self) -> list[str]:
+        """In the order in which they come; "" where some captions have none. Empty where none has one."""
+        return list(dict.fromkeys(self.pairs.styles or ()))
+
+    def evened(self, rows: Int[Tensor, "N"]) -> Int[Tensor, "M"]:
+        """These rows, those of a rarer style several times, so that about as many are of each."""
+        of_each: dict[str, list[int]] = {}
+        for row in rows.tolist():
+            of_each.setdefault(self.style(row), []).append(row)
+        most = max(map(len, of_each.values()), default=0)
+        return torch.tensor([row for some in of_each.values() for row in some * (most // len(some))], dtype=torch.long)
+
     def targets(self, rows: Int[Tensor, "B"]) -> list[str]:
         return [self.pairs.targets[row] for row in rows.tolist()]
 
@@ -199,11 +251,11 @@ class Corpus:
         return replace(self, pairs=self.pairs.where(keep.tolist()), embeddings=self.embeddings.select(rows))
 
     def siblings(self) -> dict[int, list[int]]:
-        """For each row the other rows of its photo that say something else; only rows that have any."""
-        groups: dict[str, list[int]] = {}
+        """For each row the other rows of its photo that say something else in the same style; only rows that have any."""
+        groups: dict[tuple[str, str], list[int]] = {}
         for row, image in enumerate(self.pairs.image_ids):
             if image is not None:
-                groups.setdefault(image, []).append(row)
+                groups.setdefault((image, self.style(row)), []).append(row)
         texts = self.pairs.targets
         found = {row: [other for other in group if texts[other] != texts[row]] for group in groups.values() if len(group) > 1 for row in group}
         return {row: others for row, others in found.items() if others}

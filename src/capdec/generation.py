@@ -83,6 +83,10 @@ def check(decoding: Decoding) -> None:
         raise SettingError(f"no decoding strategy is called {decoding.strategy!r}. There are: beam, greedy, nucleus.")
     if decoding.rerank not in ("none", "clip", "consensus", "neighbours"):
         raise SettingError(f"rerank is 'none', 'clip', 'consensus' or 'neighbours', not {decoding.rerank!r}.")
+    if decoding.length not in ("", "short", "medium", "long"):
+        raise SettingError(f"length is 'short', 'medium', 'long' or empty, not {decoding.length!r}.")
+    if not 1 <= decoding.min_tokens <= decoding.max_tokens:
+        raise SettingError(f"min_tokens lies between 1 and max_tokens = {decoding.max_tokens}; {decoding.min_tokens} came.")
     if min(decoding.max_tokens, decoding.beams, decoding.captions, decoding.neighbours) < 1 or decoding.no_repeat_ngram_size < 0:
         raise SettingError(f"max_tokens, beams, captions and neighbours are at least 1, no_repeat_ngram_size at least 0; this came: {decoding}.")
     if (decoding.candidates or decoding.score_weight) and decoding.rerank == "none":
@@ -110,7 +114,16 @@ def _repeats(sequences: Int[Tensor, "R t"], no_repeat: int) -> tuple[Int[Tensor,
     return row, sequences[row, place + no_repeat - 1]
 
 
-def _best(logits: Float[Tensor, "R V"], sequences: Int[Tensor, "R t"], no_repeat: int, count: int) -> tuple[Tensor, Tensor]:
+def _banned(sequences: Int[Tensor, "R t"], decoding: Decoding, end: int) -> tuple[Int[Tensor, "N"], Int[Tensor, "N"]]:
+    """Row and token of whatever may not come next: what would repeat an n-gram, and the end where it is too early."""
+    row, token = _repeats(sequences, decoding.no_repeat_ngram_size)
+    if sequences.shape[1] + 1 < decoding.min_tokens:
+        every = torch.arange(len(sequences), device=sequences.device)
+        row, token = torch.cat([row, every]), torch.cat([token, torch.full_like(every, end)])
+    return row, token
+
+
+def _best(logits: Float[Tensor, "R V"], sequences: Int[Tensor, "R t"], decoding: Decoding, end: int, count: int) -> tuple[Tensor, Tensor]:
     """The `count` best next tokens of each row, best first: Float["R count"] their log-probabilities in fp32, which the others' are not brought to,
     and Int["R count"]. The best lie in the blocks of tokens whose best are the best. So few rows are looked at together that they stay in the
     processor's cache from one pass over them to the next, in memory that is used again: fresh memory costs as much as the passes do."""
@@ -121,7 +134,7 @@ def _best(logits: Float[Tensor, "R V"], sequences: Int[Tensor, "R t"], no_repeat
     room = torch.empty(min(rows, len(logits)), blocks * BLOCK, device=logits.device)
     found = []
     for part, said in zip(logits.split(rows), sequences.split(rows), strict=True):
-        some, banned = room[: len(part)], _repeats(said, no_repeat)
+        some, banned = room[: len(part)], _banned(said, decoding, end)
         some[:, :vocabulary], some[:, vocabulary:] = part, -torch.inf
         highest = some.amax(1, keepdim=True)
         some[banned] = -torch.inf
@@ -170,7 +183,7 @@ class _Beams:
         scores = torch.zeros(images, 1, device=device)  # (A, beams) summed log-probabilities; one beam at first
         for length in range(1, decoding.max_tokens + 1):
             rows = scores.shape[1]
-            each, words = _best(logits, sequences, decoding.no_repeat_ngram_size, 2 * beams)  # of each row, of which the best are of each image
+            each, words = _best(logits, sequences, decoding, self.end, 2 * beams)  # of each row, of which the best are of each image
             totals = (scores.view(-1, 1) + each).view(len(alive), -1)
             best, flat = totals.topk(min(2 * beams, totals.shape[1]))  # (A, 2 beams)
             origin = torch.arange(len(alive), device=device).unsqueeze(1) * rows + flat // each.shape[1]
@@ -209,7 +222,7 @@ def _one_by_one(stepper: Stepper, decoding: Decoding, end: int) -> list[list[Fou
     logits = stepper.begin()
     images, width, device = len(logits), decoding.captions, logits.device
     owner = [image for image in range(images) for _ in range(width)]
-    pick = _greedy(decoding) if decoding.strategy == "greedy" else _nucleus(decoding, images)
+    pick = _greedy(decoding, end) if decoding.strategy == "greedy" else _nucleus(decoding, end, images)
     alive = torch.arange(len(owner), device=device).view(images, width)  # which of the rows we began with each row is
     texts: list[list[int]] = [[] for _ in owner]
     totals = torch.zeros(len(owner), device=device)
@@ -244,22 +257,22 @@ Pick = Callable[[Tensor, Tensor, Tensor], tuple[Int[Tensor, "R"], Float[Tensor, 
 """From logits, what was said and which rows these are: a token each, and its log-probability."""
 
 
-def _greedy(decoding: Decoding) -> Pick:
+def _greedy(decoding: Decoding, end: int) -> Pick:
     def pick(logits: Tensor, sequences: Tensor, rows: Tensor) -> tuple[Tensor, Tensor]:
-        scores, tokens = _best(logits, sequences, decoding.no_repeat_ngram_size, 1)
+        scores, tokens = _best(logits, sequences, decoding, end, 1)
         return tokens[:, 0], scores[:, 0]
 
     return pick
 
 
-def _nucleus(decoding: Decoding, images: int) -> Pick:
+def _nucleus(decoding: Decoding, end: int, images: int) -> Pick:
     """Draws by inverting the cumulative distribution. Image i draws from a generator of its own, seeded with seed + i."""
     draws = np.stack([np.random.default_rng(decoding.seed + i).random((decoding.captions, decoding.max_tokens)) for i in range(images)])
     uniform = torch.from_numpy(draws.reshape(-1, decoding.max_tokens))
 
     def pick(logits: Tensor, sequences: Tensor, rows: Tensor) -> tuple[Tensor, Tensor]:
         scores = torch.log_softmax(logits.float(), dim=-1)
-        scores[_repeats(sequences, decoding.no_repeat_ngram_size)] = -torch.inf
+        scores[_banned(sequences, decoding, end)] = -torch.inf
         ordered, index = (scores.double() / decoding.temperature).softmax(-1).sort(-1, descending=True)
         before = ordered.cumsum(-1) - ordered  # probability of what is likelier
         ordered = ordered.masked_fill(before >= decoding.top_p, 0)

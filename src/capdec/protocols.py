@@ -114,14 +114,18 @@ class Decoding:
     backbone's space ("clip"), by what they agree on ("consensus"), or by what the photo's `neighbours` nearest captions in a memory that keeps its
     texts agree with ("neighbours"), plus `score_weight` times their score; without it their score does.
 
+    `style` is one of those that the captioner learned to tell apart, `length` how long a caption is to be where it learned that too; empty: its own
+    way.
     `captions` alternatives are returned for each image, best first. `beams` counts for "beam" only; `top_p`, `temperature` and `seed` for "nucleus"
-    only (the draws of an image depend on the seed and on its place among the images of a call, not on the batch size). `max_tokens` includes the end.
+    only (the draws of an image depend on the seed and on its place among the images of a call, not on the batch size). `min_tokens` and `max_tokens`
+    include the end: with `min_tokens` any captioner says more, whether there is more to see or not.
     """
 
     strategy: Literal["beam", "greedy", "nucleus"] = "beam"
     beams: int = 5
     captions: int = 1
     max_tokens: int = 40
+    min_tokens: int = 1
     length_penalty: float = 1.0
     no_repeat_ngram_size: int = 0
     top_p: float = 0.9
@@ -131,6 +135,8 @@ class Decoding:
     candidates: int = 0
     neighbours: int = 30
     score_weight: float = 0.0
+    style: str = ""
+    length: Literal["", "short", "medium", "long"] = ""
 
 
 @dataclass(frozen=True)
@@ -144,6 +150,8 @@ class Example:
     """What is embedded for each caption, as many as there are captions: a factual source for a romantic target. None: each caption is its own."""
     group: str | None = None
     """A part of the benchmark that is scored on its own too: NoCaps' "in-domain", "near-domain", "out-domain"."""
+    style: str = ""
+    """What its way of speaking is called, where a captioner learns several: "romantic", "de"."""
 
 
 @runtime_checkable

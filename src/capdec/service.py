@@ -138,7 +138,8 @@ class Service:
         models = [
             contract.ServedModel(
                 name=name, description=captioner.description, supervision=captioner.supervision.words(), dim=captioner.backbone.dim,
-                fingerprint=captioner.fingerprint, has_neighbours=self._tells[name], decoding=asdict(captioner.decoding),
+                fingerprint=captioner.fingerprint, has_neighbours=self._tells[name], styles=list(captioner.styles),
+                has_lengths=bool(captioner.lengths), decoding=asdict(captioner.decoding),
             )
             for name, captioner in self.captioners.items()
         ]  # fmt: skip
@@ -232,6 +233,7 @@ class Service:
         if asked.deadline is not None and asked.deadline > self.limits.deadline_s:
             raise Refusal(422, "bad_setting", f"deadline is at most {self.limits.deadline_s:g} seconds here. Ask for less, or leave it out.")
         decoding = generation.changed(self.captioners[model].decoding, dict(asked.decoding))
+        self.captioners[model].check(decoding)
         if decoding.rerank == "neighbours" and not self._tells[model]:
             raise SettingError("rerank = 'neighbours' asks a memory that keeps its texts, and this captioner has none. Take another rerank, or none.")
         drawn = decoding.strategy == "nucleus" or self._random[model]

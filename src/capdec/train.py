@@ -8,7 +8,7 @@ statistics); what it was given is kept with the captioner. Step s draws all that
 batches of one.
 """
 
-import json
+import copy
 import math
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -24,26 +24,29 @@ from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from capdec import generation, parts, recipe
-from capdec.captioner import CARD, Captioner, located
+from capdec.captioner import CARD, Captioner, located, prompt, text_and_given
 from capdec.checkpoint import Record, load_module, load_state, module_tensors, read_tensors, replacing, save_state, write_json, write_tensors
-from capdec.corpus import Corpus, Embeddings, Pairs, Photos, embed, embed_photos, open_dataset, read_pairs, told_from_photos
+from capdec.corpus import Corpus, Embeddings, Pairs, Photos, Spec, embed, embed_photos, open_dataset, read_pairs, told_from_photos
 from capdec.errors import MissingExtra, SettingError
 from capdec.progress import Progress
-from capdec.protocols import Backbone, Bridge, Condition, Decoder, Supervision
+from capdec.protocols import Backbone, Bridge, Condition, Supervision
 
 AUTO = "auto"
 SIBLINGS = "siblings"
-Spec = str | dict[str, Any]
+PartSpec = str | dict[str, Any]
+CAPDEC = ({"name": "gaussian_noise", "target_cosine": AUTO},)
 
 
 @dataclass(frozen=True)
 class Training:
-    """The settings of one run of the optimiser. `batch` is captions a step, over all processes and accumulation; `warmup` is in steps;
-    `steps = 0` is twenty rounds of the corpus and at most 3000; `keep="best"` is by held-out siblings, or by held-out captions. `captions` is about
-    how many of the corpus' captions are used, whole photos of them (0: all); `norms` are the least and the most length that a source's embedding may
-    have before it is brought to unit length (none: any), for sentences about nothing that can be seen lie apart in it (DeCap): beyond the longest
-    captions with CLIP, below the shortest with `mini`. `choose_steps = 0` is half of the steps, at most 1000: shorter runs
-    would choose too little noise (docs/LOG.md)."""
+    """The settings of one run of the optimiser. `batch` is captions a step, over all processes and accumulation; `warmup` is in steps; `steps = 0` is
+    twenty rounds of the corpus and at most 3000; `keep="best"` is by held-out siblings, or by held-out captions. `captions` is about how many of the
+    corpus' captions are used, whole photos of them (0: all); `norms` are the least and the most length that a source's embedding may have before it
+    is brought to unit length (none: any), for sentences about nothing that can be seen lie apart in it (DeCap): beyond the longest captions with
+    CLIP, below the shortest with `mini`. `choose_steps = 0` is half of the steps, at most 1000: shorter runs would choose too little noise
+    (docs/LOG.md). With `lengths` half of the captions are told whether they are short, medium or long among those of their style, so that
+    `Decoding.length` can ask for it. `learn` is what of the decoder changes: all of it, the mapper alone, or ("lora", Hu et al. 2022) a change of
+    rank `lora_rank` to each matrix of the language model, which is added to it in the end."""
 
     steps: int = 0
     batch: int = 128
@@ -57,6 +60,9 @@ class Training:
     dtype: Literal["float32", "bfloat16"] = "float32"
     seed: int = 0
     captions: int = 0
+    lengths: bool = False
+    learn: Literal["all", "mapper", "lora"] = "all"
+    lora_rank: int = 8
     norms: tuple[float, ...] = ()
     held_out: float = 0.02
     evaluate_every: int = 250
@@ -65,9 +71,12 @@ class Training:
     choose_steps: int = 0
 
     def __post_init__(self) -> None:
-        for name, least in (("steps", 0), ("choose_steps", 0), ("captions", 0), ("batch", 1), ("accumulate", 1), ("evaluate_every", 1)):
+        at_least = {"steps": 0, "choose_steps": 0, "captions": 0, "batch": 1, "accumulate": 1, "evaluate_every": 1, "lora_rank": 1}
+        for name, least in at_least.items():
             if getattr(self, name) < least:
                 raise SettingError(f"training.{name} = {getattr(self, name)} is below {least}.")
+        if self.learn not in ("all", "mapper", "lora"):
+            raise SettingError(f"training.learn is all, mapper or lora; {self.learn!r} came.")
         if self.schedule not in ("cosine", "linear", "constant") or self.dtype not in ("float32", "bfloat16") or self.keep not in ("best", "last"):
             came = f"{self.schedule}, {self.dtype}, {self.keep} came"
             raise SettingError(f"schedule is cosine, linear or constant, dtype float32 or bfloat16, keep best or last; {came}.")
@@ -99,9 +108,10 @@ def train(
     output: str | Path,
     *,
     sources: Spec | None = None,
-    backbone: Spec = "mini",
-    bridges: Sequence[Spec] = ({"name": "gaussian_noise", "target_cosine": AUTO},),
-    decoder: Spec = "small_transformer",
+    start: str | None = None,
+    backbone: PartSpec | None = None,
+    bridges: Sequence[PartSpec] | None = None,
+    decoder: PartSpec | None = None,
     training: dict[str, Any] | None = None,
     paired_photos: Spec | None = None,
     unpaired_photos: Spec | None = None,
@@ -109,31 +119,44 @@ def train(
     chosen: dict[str, Any] | None = None,
     device: str = "cpu",
     embeddings: str | Path | None = None,
+    own_parts: bool = False,
     minutes_between_checkpoints: float = 5.0,
 ) -> Captioner:
     """Trains, or continues, the captioner in `output`, and returns it.
 
-    `captions` (and `sources`, joined to them by image_id) are files or tables of a dataset part; sources = "siblings" tells each caption from another
-    one of its photo, drawn anew each time (CLOSE, Gu et al. 2023). `paired_photos` tells it from its photo: the supervised upper bound.
-    `unpaired_photos` are for bridges that want the images' statistics. `decoding` is how the captioner decodes where nothing else is asked. `chosen`
-    is what `capdec sweep` writes into a recipe whose settings it chose: with "pairs": true, on captioned photos. A bridge whose `target_cosine` is
-    "auto" gets it by held-out text where the corpus has several captions a photo, and the backbone's default where not. `embeddings` is where the
-    embeddings of the corpus are kept (default: in `output`).
+    `captions` (and `sources`, joined to them by image_id) are files or tables of a dataset part, or lists of these; sources = "siblings" tells each
+    caption from another one of its photo, drawn anew each time (CLOSE, Gu et al. 2023). Where tables name their styles (`as`), all are learned, each
+    as often, and captions are asked for in one of them. `start` is a captioner whose backbone and decoder this one begins with, and whose bridges
+    (fitted anew) and decoding it has where none are named; `own_parts` as in Captioner.load. Without it the defaults are `mini`, CapDec's noise and a
+    small_transformer. `paired_photos` tells each caption from its photo: the supervised upper bound. `unpaired_photos` are for bridges that want the
+    images' statistics. `decoding` is how the captioner decodes where nothing else is asked. `chosen` is what `capdec sweep` writes into a recipe
+    whose settings it chose: with "pairs": true, on captioned photos. A bridge whose `target_cosine` is "auto" gets it by held-out text where the
+    corpus has several captions a photo, and the backbone's default where not. `embeddings` is where the embeddings of the corpus are kept (default:
+    in `output`).
 
     Raises SettingError, DataError or MismatchError where something cannot be: before the corpus is embedded, except for what a bridge finds out when
     it is fitted (a memory that is not there, images or siblings that it needs).
     """
     folder = Path(output)
-    plan, decoding_plan = settings(training or {}), generation.settings(decoding or {})
+    plan = settings(training or {})
     worker = _Worker(device, plan)
-    backbone_part: Backbone = parts.build("backbones", backbone, device=worker.device)
-    parts.build("decoders", decoder, dim=backbone_part.dim)  # what cannot be built is known before the corpus is embedded
-    tried = [parts.build("bridges", spec, dim=backbone_part.dim) for spec in _with_noise(bridges, backbone_part.target_cosine)]
+    begun = Captioner.load(start, worker.device, own_parts=own_parts) if start is not None else None
+    if begun and (backbone is not None or decoder is not None):
+        raise SettingError(f"a captioner that begins as {start} has its backbone and its decoder. Leave them out, or start.")
+    usual: dict[str, Any] = begun.spec if begun else {"backbone": "mini", "bridges": CAPDEC, "decoder": "small_transformer"}
+    named = {"backbone": backbone, "bridges": bridges, "decoder": decoder}
+    spec = usual | {key: value for key, value in named.items() if value is not None}
+    decoding_plan = begun.decoding if begun and decoding is None else generation.settings(decoding or {})
+    if plan.learn != "all" and begun is None:
+        raise SettingError(f'learn = "{plan.learn}" leaves a language model as it is, and an untrained one says nothing: name a captioner as start.')
+    backbone_part: Backbone = begun.backbone if begun else parts.build("backbones", spec["backbone"], device=worker.device)
+    parts.build("decoders", spec["decoder"], dim=backbone_part.dim)  # what cannot be built is known before the corpus is embedded
+    tried = [parts.build("bridges", one, dim=backbone_part.dim) for one in _with_noise(spec["bridges"], backbone_part.target_cosine)]
     if paired_photos is not None and any(hasattr(bridge, "memory") for bridge in tried):
         raise SettingError("with paired_photos a memory would be of photos, not of captions: leave its bridge out, or paired_photos.")
     if sources is not None and paired_photos is not None:
         raise SettingError("a caption is told from a source or from its photo: name sources or paired_photos, not both.")
-    if plan.norms and (paired_photos is not None or any(isinstance(spec, dict) and spec.get("memory") for spec in bridges)):
+    if plan.norms and (paired_photos is not None or any(isinstance(one, dict) and one.get("memory") for one in spec["bridges"])):
         raise SettingError("training.norms choose among the corpus' texts: they go neither with paired_photos nor with a memory of its own folder.")
     text = [open_dataset(captions), *([open_dataset(sources)] if sources not in (None, SIBLINGS) else [])]
     pairs = read_pairs(*text)
@@ -151,33 +174,39 @@ def train(
     corpus = corpus.within(*plan.norms) if plan.norms else corpus
     plan = plan.settled(len(corpus))
     given = {
-        "captions": captions, "sources": sources, "backbone": backbone, "bridges": list(bridges), "decoder": decoder, "training": plan.__dict__,
-        "paired_photos": paired_photos, "unpaired_photos": unpaired_photos, "chosen": chosen,
+        "captions": captions, "sources": sources, "start": start,
+        **({} if begun else {"backbone": spec["backbone"], "decoder": spec["decoder"]}), "bridges": list(spec["bridges"]),
+        "training": plan.__dict__, "paired_photos": paired_photos, "unpaired_photos": unpaired_photos, "chosen": chosen,
     }  # fmt: skip
     identity = {"recipe": given, "text": pairs.fingerprint, "backbone": backbone_part.fingerprint, "processes": worker.processes}
+    identity |= {"start": begun.fingerprint} if begun else {}
     learn, held = corpus.split(plan.held_out, plan.seed)
     if not len(learn):
         raise SettingError(f"held_out = {plan.held_out} leaves none of the {len(corpus)} captions to learn from. Make it smaller.")
     image_rows = images[torch.arange(len(images))] if images is not None else None
-    data = _Data(corpus, learn, *_held_out(corpus, held), siblings_of=corpus.siblings() if sources == SIBLINGS else {}, images=image_rows)
+    siblings_of = corpus.siblings() if sources == SIBLINGS else {}
+    bounds = _bounds(corpus, learn) if plan.lengths else {}
+    data = _Data(corpus, corpus.evened(learn), *_held_out(corpus, held), siblings_of, image_rows, bounds)
     if sources == SIBLINGS and not data.siblings_of:
         raise SettingError('sources = "siblings" needs photos with several captions, joined by image_id, and the corpus has none.')
 
-    resolved, choice = _resolve_noise(bridges, data, backbone_part, decoder, plan, folder, identity, worker)
+    make = partial(_decoder, begun, spec["decoder"], backbone_part.dim, data, plan)
+    resolved, choice = _resolve_noise(spec["bridges"], data, backbone_part, make, plan, folder, identity, worker)
     built = data.fitted(resolved, backbone_part.dim)
-    resolved = [{**spec, **getattr(bridge, "chosen", {})} for spec, bridge in zip(resolved, built, strict=True)]
-    resolved = [{**spec, **({"memory": str(Path(spec["memory"]).resolve())} if spec.get("memory") else {})} for spec in resolved]
-    model = _optimise(folder / "training", data, built, decoder, backbone_part.dim, plan, identity, worker, minutes_between_checkpoints)
+    resolved = [{**one, **getattr(bridge, "chosen", {})} for one, bridge in zip(resolved, built, strict=True)]
+    resolved = [{**one, **({"memory": str(Path(one["memory"]).resolve())} if one.get("memory") else {})} for one in resolved]
+    model = _optimise(folder / "training", data, built, make, plan, identity, worker, minutes_between_checkpoints)
 
-    spec = {"backbone": located(backbone, backbone_part), "bridges": resolved, "decoder": decoder}
+    spec = {"backbone": located(spec["backbone"], backbone_part), "bridges": resolved, "decoder": spec["decoder"]}
     beside_text = Supervision.PAIRS if paired_photos is not None else Supervision(0)
-    begun = _begun_with(decoder)
-    for flag in begun["given"]:
-        beside_text |= Supervision[flag]
+    before, lent = (begun.text, begun.given) if begun else _lent(spec["decoder"])
+    beside_text |= lent
     if chosen and chosen.get("pairs"):
         beside_text |= Supervision.PAIRS_FOR_SETTINGS
-    names = sorted({name for dataset in text if dataset.name for name in dataset.name.split("+")} | set(begun["text"]))
-    captioner = Captioner(backbone_part, built, model, spec, decoding_plan, names, beside_text)
+    names = sorted({name for dataset in text if dataset.name for name in dataset.name.split("+")} | set(before))
+    if corpus.styles and decoding_plan.style not in corpus.styles:
+        decoding_plan = replace(decoding_plan, style="" if "" in corpus.styles else corpus.styles[0])
+    captioner = Captioner(backbone_part, built, model, spec, decoding_plan, names, beside_text, styles=corpus.styles, lengths=bounds)
     given["decoding"] = decoding
     if worker.is_first:
         report = {
@@ -195,11 +224,10 @@ def train(
     return captioner
 
 
-def _begun_with(decoder: Spec) -> dict[str, list[str]]:
-    """What a captioner whose language model this one begins with had learned from, and what it was given beside text."""
+def _lent(decoder: PartSpec) -> tuple[Sequence[str], Supervision]:
+    """From which text a captioner whose language model this one begins with had learned, and what it was given beside text."""
     start = decoder.get("start") if isinstance(decoder, dict) else None
-    config = json.loads((Path(start) / "config.json").read_text(encoding="utf-8")) if start else {}
-    return {"text": config.get("text", []), "given": config.get("given", [])}
+    return text_and_given(Path(start)) if start else ((), Supervision(0))
 
 
 class _Worker:
@@ -264,7 +292,8 @@ def _held_out(corpus: Corpus, held: Tensor, most: int = 1000) -> _HeldOut:
 @dataclass
 class _Data:
     """The corpus, the rows to learn from in an order of their own, and the rows held out; where captions are told from siblings, those of each row;
-    and the embeddings of unpaired images, if there are any."""
+    the embeddings of unpaired images, if there are any; and for each style of how many words short and medium captions are at most, where lengths
+    are told."""
 
     corpus: Corpus
     learn: Tensor
@@ -273,6 +302,7 @@ class _Data:
     siblings: Tensor
     siblings_of: dict[int, list[int]]
     images: Tensor | None
+    bounds: dict[str, tuple[int, int]]
 
     def fitted(self, specs: Sequence[dict[str, Any]], dim: int) -> list[Bridge]:
         """In order: each sees text and images as those before it leave them, without noise."""
@@ -292,6 +322,19 @@ class _Data:
         draws = torch.rand(len(rows), generator=generator).tolist()
         others = [self.siblings_of.get(row, [row]) for row in rows.tolist()]
         return torch.tensor([choice[int(draw * len(choice))] for draw, choice in zip(draws, others, strict=True)])
+
+    def condition(self, told_from: Tensor, rows: Tensor, generator: torch.Generator | None = None) -> Condition:
+        """Of these rows' captions, with their styles as prompts, and the lengths of about half of them where lengths are told."""
+        condition = self.corpus.condition(told_from)
+        if not (self.corpus.styles or self.bounds):
+            return condition
+        said = torch.rand(len(rows), generator=generator) < 0.5 if self.bounds and generator is not None else torch.zeros(len(rows), dtype=torch.bool)
+        lengths = [self._length(row) if wanted else "" for row, wanted in zip(rows.tolist(), said.tolist(), strict=True)]
+        return replace(condition, prompts=tuple(map(prompt, map(self.corpus.style, rows.tolist()), lengths)))
+
+    def _length(self, row: int) -> str:
+        words, (short, medium) = len(self.corpus.pairs.targets[row].split()), self.bounds[self.corpus.style(row)]
+        return "short" if words <= short else "medium" if words <= medium else "long"
 
     def batches(self, plan: Training) -> Iterator[Tensor]:
         """Endless. In each epoch captions of like length share a batch, and the batches come in random order."""
@@ -324,7 +367,7 @@ class _Data:
                 continue
             total = tokens = 0.0
             for rows, wanted in zip(sources.split(256), targets.split(256), strict=True):
-                condition = self.corpus.condition(rows)
+                condition = self.condition(rows, wanted)
                 for bridge in bridges:
                     condition = bridge.from_image(condition, None) if getattr(bridge, "looks_up", False) else bridge.from_text(condition, None)
                 log_prob = model.log_prob(condition, self.corpus.targets(wanted))
@@ -340,8 +383,23 @@ def _crossed(side: Callable[[Condition, None], Condition], embeddings: Tensor) -
     return side(Condition.of(embeddings), None).embeddings[:, 0]
 
 
+def _bounds(corpus: Corpus, rows: Tensor) -> dict[str, tuple[int, int]]:
+    """For each style the words that a third of these captions have at most, and two thirds."""
+    words: dict[str, list[int]] = {}
+    for row in rows.tolist():
+        words.setdefault(corpus.style(row), []).append(len(corpus.pairs.targets[row].split()))
+    return {style: (sorted(of)[len(of) // 3], sorted(of)[2 * len(of) // 3]) for style, of in words.items()}
+
+
 def _resolve_noise(
-    bridges: Sequence[Spec], data: _Data, backbone: Backbone, decoder: Spec, plan: Training, folder: Path, identity: dict, worker: _Worker
+    bridges: Sequence[PartSpec],
+    data: _Data,
+    backbone: Backbone,
+    make: Callable[[], "_Learner"],
+    plan: Training,
+    folder: Path,
+    identity: dict,
+    worker: _Worker,
 ) -> tuple[list[dict[str, Any]], dict[str, Any]]:
     """The bridges with every "auto" replaced. For each candidate a short run; the one that gives a held-out caption's sibling the highest
     log-probability, told the caption's clean embedding, wins. Only text is used."""
@@ -355,27 +413,68 @@ def _resolve_noise(
     for cosine in plan.choose_cosines:
         built = data.fitted(_with_noise(bridges, cosine), backbone.dim)
         name = f"choosing noise: target cosine {cosine}"
-        model = _optimise(
-            folder / "training" / f"cosine-{cosine}", data, built, decoder, backbone.dim, short, {**identity, "cosine": cosine}, worker, 5.0, name
-        )
+        model = _optimise(folder / "training" / f"cosine-{cosine}", data, built, make, short, {**identity, "cosine": cosine}, worker, 5.0, name)
         scores[cosine] = data.evaluate(model, built, short)
     best = max(scores, key=lambda cosine: scores[cosine]["sibling"])
     how = "held-out siblings' log-probability, text alone"
     return _with_noise(bridges, best), {"how": how, "target_cosine": best, "steps": short.steps, "candidates": scores}
 
 
-def _with_noise(bridges: Sequence[Spec], cosine: float) -> list[dict[str, Any]]:
+def _with_noise(bridges: Sequence[PartSpec], cosine: float) -> list[dict[str, Any]]:
     """The bridges' tables, with this target cosine where they leave it open."""
     tables = [{"name": spec} if isinstance(spec, str) else dict(spec) for spec in bridges]
     return [{**table, "target_cosine": cosine} if table.get("target_cosine") == AUTO else table for table in tables]
+
+
+class _Learner(NamedTuple):
+    """A decoder, and what it is when it has learned: the same, with what was added to its weights in them."""
+
+    decoder: Any
+    finished: Callable[[], Any]
+
+
+def _decoder(begun: Captioner | None, spec: PartSpec, dim: int, data: _Data, plan: Training) -> _Learner:
+    """Only what is to learn has gradients. Raises SettingError, MissingExtra."""
+    if begun is not None:
+        decoder: Any = copy.deepcopy(begun.decoder)
+    else:
+        decoder = parts.build("decoders", spec, dim=dim)
+        decoder.fit([data.corpus.pairs.targets[row] for row in data.learn.tolist()])
+    assert isinstance(decoder, torch.nn.Module)
+    if plan.learn == "mapper":
+        decoder.requires_grad_(False)
+        decoder.mapper.requires_grad_(True)
+    elif plan.learn == "lora":
+        return _Learner(decoder, _with_low_rank(decoder, plan.lora_rank))
+    return _Learner(decoder, lambda: decoder)
+
+
+def _with_low_rank(decoder: torch.nn.Module, rank: int) -> Callable[[], torch.nn.Module]:
+    """Puts a product of two narrow matrices beside each matrix of the language model, the output layer's apart, which alone learn; and returns what
+    adds them to it."""
+    try:
+        from peft import LoraConfig
+        from peft.tuners.lora import LoraModel
+    except ImportError as error:
+        raise MissingExtra("peft", "lora", 'learn = "lora"') from error
+    words = {id(module.weight) for module in decoder.modules() if isinstance(module, torch.nn.Embedding)}
+    names = [
+        name
+        for name, module in decoder.named_modules()
+        if (isinstance(module, torch.nn.Linear) or type(module).__name__ == "Conv1D")  # transformers', of GPT-2
+        and not name.startswith("mapper.")
+        and id(module.weight) not in words
+    ]
+    conv = any(type(decoder.get_submodule(name)).__name__ == "Conv1D" for name in names)
+    config = LoraConfig(r=rank, lora_alpha=2 * rank, target_modules=names, fan_in_fan_out=conv)
+    return LoraModel(decoder, config, "default").merge_and_unload
 
 
 def _optimise(
     folder: Path,
     data: _Data,
     bridges: Sequence[Bridge],
-    spec: Spec,
-    dim: int,
+    make: Callable[[], _Learner],
     plan: Training,
     identity: dict,
     worker: _Worker,
@@ -384,9 +483,7 @@ def _optimise(
 ) -> Any:
     """One run of the optimiser, from its last checkpoint if there is one; returns the decoder that `plan.keep` asks for."""
     torch.manual_seed(plan.seed)
-    decoder: Decoder = parts.build("decoders", spec, dim=dim)
-    decoder.fit([data.corpus.pairs.targets[row] for row in data.learn.tolist()])
-    assert isinstance(decoder, torch.nn.Module)
+    decoder, finished = make()
     decoder.to(worker.device)
     optimizer = _optimizer(decoder, plan)
     state, best_file, record = folder / "state.safetensors", folder / "best.safetensors", Record(folder / "metrics.jsonl")
@@ -424,7 +521,7 @@ def _optimise(
     worker.wait()
     if plan.keep == "best" and best_file.is_file():
         load_module(decoder, read_tensors(best_file)[0], best_file)
-    return decoder.eval()
+    return finished().eval()
 
 
 def _optimizer(decoder: torch.nn.Module, plan: Training) -> torch.optim.AdamW:
@@ -449,7 +546,7 @@ def _step(wrapped: Any, optimizer: Any, rows: Tensor, step: int, data: _Data, br
     """One update on one batch; returns the loss, nats a token. The noise is drawn for the whole batch and each process takes its share, so that their
     number changes nothing."""
     generator = torch.Generator().manual_seed((plan.seed * 1_000_003 + step) * 2 + 1)
-    condition = data.corpus.condition(data.told_from(rows, generator))
+    condition = data.condition(data.told_from(rows, generator), rows, generator)
     for bridge in bridges:
         condition = bridge.from_text(condition, generator)
     torch.manual_seed(((plan.seed * 1_000_003 + step) * 64 + worker.rank) * 2)  # dropout
@@ -485,9 +582,11 @@ def card(report: dict[str, Any], captioner: Captioner) -> str:
 |---|---|
 | text | {_said(given["captions"])}{f", told from {_said(given['sources'])}" if given["sources"] else ""} |
 | captions | {report["learned_from"]} learned from, {report["held_out"]} held out{f", {left_out} left out by their norm" if left_out else ""} |
-| backbone | {_said(given["backbone"])} ({captioner.backbone.fingerprint}), frozen |
+{f"| begins as | {given['start']}; what learned: {given['training']['learn']} |" + chr(10) if given["start"] else ""}\
+{f"| styles | {', '.join(style or 'plain' for style in captioner.styles)} |" + chr(10) if captioner.styles else ""}\
+| backbone | {_said(captioner.spec["backbone"])} ({captioner.backbone.fingerprint}), frozen |
 | bridge | {"; ".join(map(_said, given["bridges"])) or "none"}. Noise: {noise["how"]} |
-| decoder | {_said(given["decoder"])}. {report["parameters"]:,} parameters |
+| decoder | {_said(captioner.spec["decoder"])}. {report["parameters"]:,} parameters |
 | supervision | {captioner.supervision.words()} |
 | log-probability of held-out captions | {", ".join(f"{name} {value} nats a token" for name, value in held.items()) or "not measured"} |
 | made by | capdec {report["capdec"]}, commit {report["commit"] or "unknown"}, seed {given["training"]["seed"]}, {report["time"]} |
@@ -510,5 +609,7 @@ def _said(spec: Spec) -> str:
     """
     if isinstance(spec, str):
         return spec
+    if isinstance(spec, list):
+        return "; ".join(map(_said, spec))
     settings = ", ".join(f"{key} {value}" for key, value in spec.items() if key != "name")
     return f"{spec['name']} ({settings})" if "name" in spec else settings

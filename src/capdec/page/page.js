@@ -67,6 +67,9 @@ function choose() {
   $("captions").value = Math.max(own.captions ?? 1, 3);
   $("beams").value = own.beams ?? 5;
   $("max_tokens").value = own.max_tokens ?? 30;
+  const styles = captioner().styles ?? [];
+  $("style").replaceChildren(...styles.map((style) => new Option(style || "plain", style, false, style === own.style)));
+  $("style").parentElement.hidden = styles.length < 2;
 }
 
 /** Ranges and words of the settings; brings what was typed into range. */
@@ -93,6 +96,7 @@ function settings() {
   const { name, decoding = {}, has_neighbours: remembers } = captioner();
   const [captions, beams, max_tokens, neighbours] = ["captions", "beams", "max_tokens", "neighbours"].map((id) => $(id).valueAsNumber);
   const asked = { model: name, captions, max_tokens };
+  if ($("style").value) asked.style = $("style").value;
   if (remembers && neighbours) asked.neighbours = neighbours;
   if (decoding.strategy === "nucleus") return asked;
   Object.assign(asked, { strategy: "beam", beams });
