@@ -388,7 +388,8 @@ def _bounds(corpus: Corpus, rows: Tensor) -> dict[str, tuple[int, int]]:
     words: dict[str, list[int]] = {}
     for row in rows.tolist():
         words.setdefault(corpus.style(row), []).append(len(corpus.pairs.targets[row].split()))
-    return {style: (sorted(of)[len(of) // 3], sorted(of)[2 * len(of) // 3]) for style, of in words.items()}
+    ordered = {style: sorted(of) for style, of in words.items()}
+    return {style: (of[(len(of) - 1) // 3], of[(2 * len(of) - 1) // 3]) for style, of in ordered.items()}
 
 
 def _resolve_noise(
