@@ -48,7 +48,7 @@ def test_one_captioner_learns_several_styles_and_is_asked_for_one(tmp_path, tiny
     vectors = captioner.backbone.encode_text(["a man runs on grass", "two dogs look up"])
     assert all(caption.text.startswith("wow") for caption in captioner.caption_embeddings(vectors, Decoding(style="loud")))
     assert not any("wow" in caption.text for caption in captioner.caption_embeddings(vectors))
-    with pytest.raises(SettingError, match="no style 'quiet'. It has loud"):
+    with pytest.raises(SettingError, match=r"no style 'quiet'\. It has loud"):
         captioner.caption_embeddings(vectors, Decoding(style="quiet"))
     assert "plain, loud" in (tmp_path / "run/README.md").read_text()
 
@@ -74,7 +74,7 @@ def test_each_style_is_learned_as_often_and_has_its_own_siblings(tmp_path, tiny_
 
 def test_a_style_is_told_from_every_factual_caption_of_its_photo(captions_file, loud):
     pairs = read_pairs(open_dataset(str(loud)), open_dataset(str(captions_file)))
-    assert len(pairs) == 60 and len({*zip(pairs.image_ids, pairs.targets)}) == 20
+    assert len(pairs) == 60 and len({*zip(pairs.image_ids, pairs.targets, strict=True)}) == 20
     assert pairs.sources[:3] == json.loads(captions_file.read_text().splitlines()[0])["captions"] and len(set(pairs.targets[:3])) == 1
 
 
@@ -89,15 +89,14 @@ def test_a_length_that_was_learned_can_be_asked_for(tmp_path, tiny_backbone):
     train(str(path), tmp_path / "run", backbone=tiny_backbone, bridges=NOISE, decoder=DECODER, training=plan)
     captioner = Captioner.load(tmp_path / "run")
     vectors = captioner.backbone.encode_text(["a man runs", "two dogs sit on the grass"])
-    said = {
-        length: [len(one.text.split()) for one in captioner.caption_embeddings(vectors, Decoding(length=length))]
-        for length in ("short", "medium", "long")
-    }
+    said = {}
+    for length in ("short", "medium", "long"):
+        said[length] = [len(one.text.split()) for one in captioner.caption_embeddings(vectors, Decoding(length=length))]
     assert max(said["short"]) < min(said["medium"]) and max(said["medium"]) < min(said["long"])
 
 
 def test_a_length_that_was_not_learned_is_refused_with_what_any_captioner_takes(tiny_captioner):
-    with pytest.raises(SettingError, match="did not learn lengths.*min_tokens"):
+    with pytest.raises(SettingError, match=r"did not learn lengths.*min_tokens"):
         tiny_captioner.caption_embeddings(torch.randn(1, 16), Decoding(length="long"))
     with pytest.raises(SettingError, match="min_tokens lies between"):
         tiny_captioner.check(Decoding(min_tokens=12, max_tokens=11))
