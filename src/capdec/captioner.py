@@ -28,6 +28,7 @@ from capdec.checkpoint import load_module, module_tensors, read_tensors, write_j
 from capdec.corpus import encode_photos
 from capdec.errors import DataError, MismatchError, MissingExtra, SettingError
 from capdec.images import LONGEST_SIDE, open_image, upright
+from capdec.language import reads
 from capdec.memory import Memory
 from capdec.precision import precision
 from capdec.protocols import Backbone, Bridge, Caption, Condition, Decoder, Decoding, Supervision
@@ -49,7 +50,7 @@ class Captioner:
     """`spec` is the recipe's tables of the parts: {"backbone": ..., "bridges": [...], "decoder": ...}, from which `load` builds them again.
     `text` names the datasets whose captions it learned from, as far as that is known; `given` is what training was given beside text; `recipe` is
     training's, where it was loaded from a folder that holds one. `normalize = false` gives the decoder image embeddings at their own length: for
-    checkpoints of others that were trained so."""
+    checkpoints of others that were trained so. `language` is that of its captions."""
 
     def __init__(
         self,
@@ -62,9 +63,11 @@ class Captioner:
         given: Supervision = Supervision(0),  # noqa: B008
         recipe: dict[str, Any] | None = None,
         normalize: bool = True,
+        language: str = "en",
     ):
         self.backbone, self.bridges, self.decoder, self.spec = backbone, list(bridges), decoder, spec
         self.decoding, self.text, self.given, self.recipe, self.normalize = decoding or Decoding(), tuple(text), given, recipe, normalize
+        self.language = language
         self._backbone_dtype = getattr(backbone, "dtype", None)
 
     @property
@@ -165,6 +168,7 @@ class Captioner:
     def _generate(self, embeddings: Tensor, decoding: Decoding, start: int) -> list[Caption]:
         """Where a bridge draws at inference, each of a photo's captions is told from draws of its own, and is the best of its search."""
         generation.check(decoding)
+        require_reader(decoding, self.backbone, self.language)
         clean = Condition.of((F.normalize(embeddings, dim=-1) if self.normalize else embeddings).cpu())
         drawn = any(getattr(bridge, "draws", False) for bridge in self.bridges)
         lists: list[list[Caption]] = [[] for _ in range(len(embeddings))]
@@ -184,10 +188,10 @@ class Captioner:
         if decoding.rerank == "clip":
             lists = by_clip(lists, embeddings if embeddings.ndim == 2 else embeddings[:, 0], self.backbone, decoding.score_weight)
         elif decoding.rerank == "consensus":
-            lists = by_consensus(lists, decoding.score_weight)
+            lists = by_consensus(lists, decoding.score_weight, self.language)
         elif teller is not None:
             near = teller.memory.said_near(asked, decoding.neighbours)
-            lists = by_neighbours(lists, [[text for text, _ in texts] for texts in near], decoding.score_weight)
+            lists = by_neighbours(lists, [[text for text, _ in texts] for texts in near], decoding.score_weight, self.language)
         return [replace(best, alternatives=tuple(others)) for best, *others in (captions[: decoding.captions] for captions in lists)]
 
     def _teller(self) -> Any:
@@ -211,6 +215,7 @@ class Captioner:
             "format_version": FORMAT, "capdec": capdec.__version__, **self.spec, "dim": self.backbone.dim,
             "backbone_fingerprint": self.backbone.fingerprint, "text": list(self.text), "given": [flag.name for flag in self.given],
             "supervision": self.supervision.words(), "decoding": asdict(self.decoding), "normalize": self.normalize,
+            "language": self.language,
         }  # fmt: skip
         write_json(folder / "config.json", config)
 
@@ -266,7 +271,8 @@ class Captioner:
         recipe = recipes.read(folder / "recipe.toml") if (folder / "recipe.toml").is_file() else None
         decoding = Decoding(**config["decoding"])
         normalize = config.get("normalize", True)
-        made = cls(backbone, bridges, decoder.eval().to(device), spec, decoding, config.get("text", ()), given, recipe, normalize)
+        text, language = config.get("text", ()), config.get("language", "en")
+        made = cls(backbone, bridges, decoder.eval().to(device), spec, decoding, text, given, recipe, normalize, language)
         if dtype != "float32":
             made.compute_in(dtype)
         return made
@@ -300,6 +306,15 @@ def _drawn(bridge: Bridge, condition: Condition, seeds: Sequence[int]) -> Condit
     crossed = [bridge.from_image(item, torch.Generator().manual_seed(seed)) for item, seed in zip(items, seeds, strict=True)]
     prompts = None if condition.prompts is None else tuple(prompt for one in crossed for prompt in one.prompts or ())
     return Condition(torch.cat([one.embeddings for one in crossed]), torch.cat([one.mask for one in crossed]), prompts, condition.rows)
+
+
+def require_reader(decoding: Decoding, backbone: Backbone, language: str) -> None:
+    """Raises SettingError where candidates would be chosen by a backbone that is not said to read them."""
+    if decoding.rerank == "clip" and not reads(backbone, language):
+        raise SettingError(
+            f'rerank = "clip" has the backbone read the captions, which are in {language!r}, and {type(backbone).__name__} is not said to read that. '
+            f"Choose by neighbours or consensus; or, for a model of the hub that does, say languages = [..., {language!r}] in the backbone's table."
+        )
 
 
 def located(spec: str | dict[str, Any], backbone: Backbone) -> str | dict[str, Any]:

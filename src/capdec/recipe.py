@@ -35,7 +35,7 @@ from capdec.errors import SettingError
 Recipe = dict[str, Any]
 T = TypeVar("T")
 KEYS = (
-    *("captions", "sources", "backbone", "bridges", "decoder", "training", "paired_photos", "unpaired_photos", "decoding", "chosen"),
+    *("captions", "sources", "backbone", "bridges", "decoder", "training", "paired_photos", "unpaired_photos", "decoding", "chosen", "language"),
     "evaluation",
 )
 """What a recipe may hold: the arguments of `train.train`, and what `capdec evaluate --recipe` reads."""

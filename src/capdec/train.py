@@ -24,10 +24,11 @@ from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from capdec import generation, parts, recipe
-from capdec.captioner import CARD, Captioner, located
+from capdec.captioner import CARD, Captioner, located, require_reader
 from capdec.checkpoint import Record, load_module, load_state, module_tensors, read_tensors, replacing, save_state, write_json, write_tensors
 from capdec.corpus import Corpus, Embeddings, Pairs, Photos, embed, embed_photos, open_dataset, read_pairs, told_from_photos
 from capdec.errors import MissingExtra, SettingError
+from capdec.language import reads, tokenizer
 from capdec.progress import Progress
 from capdec.protocols import Backbone, Bridge, Condition, Decoder, Supervision
 
@@ -107,6 +108,7 @@ def train(
     unpaired_photos: Spec | None = None,
     decoding: dict[str, Any] | None = None,
     chosen: dict[str, Any] | None = None,
+    language: str = "en",
     device: str = "cpu",
     embeddings: str | Path | None = None,
     minutes_between_checkpoints: float = 5.0,
@@ -117,7 +119,8 @@ def train(
     one of its photo, drawn anew each time (CLOSE, Gu et al. 2023). `paired_photos` tells it from its photo: the supervised upper bound.
     `unpaired_photos` are for bridges that want the images' statistics. `decoding` is how the captioner decodes where nothing else is asked. `chosen`
     is what `capdec sweep` writes into a recipe whose settings it chose: with "pairs": true, on captioned photos. A bridge whose `target_cosine` is
-    "auto" gets it by held-out text where the corpus has several captions a photo, and the backbone's default where not. `embeddings` is where the
+    "auto" gets it by held-out text where the corpus has several captions a photo, and the backbone's default where not. `language` is that of
+    `captions`: kept with the captioner, and what they are embedded in where no sources are named. `embeddings` is where the
     embeddings of the corpus are kept (default: in `output`).
 
     Raises SettingError, DataError or MismatchError where something cannot be: before the corpus is embedded, except for what a bridge finds out when
@@ -127,6 +130,13 @@ def train(
     plan, decoding_plan = settings(training or {}), generation.settings(decoding or {})
     worker = _Worker(device, plan)
     backbone_part: Backbone = parts.build("backbones", backbone, device=worker.device)
+    require_reader(decoding_plan, backbone_part, language)
+    if sources in (None, SIBLINGS) and paired_photos is None and not reads(backbone_part, language):
+        raise SettingError(
+            f"the captions are in {language!r}, which {type(backbone_part).__name__} is not said to read: name sources in a language that it reads, "
+            f"joined by image_id; or, for a model of the hub that reads it, say languages = [..., {language!r}] in the backbone's table."
+        )
+    tokenizer(language)
     parts.build("decoders", decoder, dim=backbone_part.dim)  # what cannot be built is known before the corpus is embedded
     tried = [parts.build("bridges", spec, dim=backbone_part.dim) for spec in _with_noise(bridges, backbone_part.target_cosine)]
     if paired_photos is not None and any(hasattr(bridge, "memory") for bridge in tried):
@@ -177,8 +187,8 @@ def train(
     if chosen and chosen.get("pairs"):
         beside_text |= Supervision.PAIRS_FOR_SETTINGS
     names = sorted({name for dataset in text if dataset.name for name in dataset.name.split("+")} | set(begun["text"]))
-    captioner = Captioner(backbone_part, built, model, spec, decoding_plan, names, beside_text)
-    given["decoding"] = decoding
+    captioner = Captioner(backbone_part, built, model, spec, decoding_plan, names, beside_text, language=language)
+    given |= {"decoding": decoding, "language": language}
     if worker.is_first:
         report = {
             "captions": len(corpus), "left_out_by_norm": len(pairs) - len(corpus) if plan.norms else 0, "learned_from": len(learn),
@@ -483,7 +493,7 @@ def card(report: dict[str, Any], captioner: Captioner) -> str:
 
 | | |
 |---|---|
-| text | {_said(given["captions"])}{f", told from {_said(given['sources'])}" if given["sources"] else ""} |
+| text | {_said(given["captions"])}{f", told from {_said(given['sources'])}" if given["sources"] else ""}. Language: {captioner.language} |
 | captions | {report["learned_from"]} learned from, {report["held_out"]} held out{f", {left_out} left out by their norm" if left_out else ""} |
 | backbone | {_said(given["backbone"])} ({captioner.backbone.fingerprint}), frozen |
 | bridge | {"; ".join(map(_said, given["bridges"])) or "none"}. Noise: {noise["how"]} |
