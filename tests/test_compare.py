@@ -63,3 +63,11 @@ def test_evaluations_of_other_images_are_not_compared(evaluation, tmp_path):
         compare([evaluation("a", 2)], [evaluation("b", 2, images=59)])
     with pytest.raises(DataError, match="capdec evaluate"):
         compare([tmp_path / "a"], [tmp_path])
+
+
+def test_captions_in_different_languages_are_not_compared(evaluation):
+    ours, theirs = evaluation("a", 2), evaluation("b", 3)
+    (theirs / "scores.json").write_text(json.dumps({"language": "de", "systems": {"itself": {}}}))
+    with pytest.raises(MismatchError, match=r"different languages \(de, en\)"):
+        compare([ours], [theirs])
+    assert compare([theirs], [theirs])["CIDEr"]["difference"] == 0

@@ -1,9 +1,11 @@
 import json
+import tarfile
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from capdec import evaluate as job
 from capdec.captioner import Captioner
@@ -148,3 +150,24 @@ def test_a_memory_without_a_name_may_be_of_the_target_domain(tmp_path, tiny_capt
     tiny_captioner.text = ("elsewhere",)
     assert "more may be" not in evaluate(tiny_captioner, shard, tmp_path / "named", memory=memory, **FAST)["supervision"]["itself"]
     assert read(tmp_path / "out")[2]["memory"]["digest"]
+
+
+def test_a_german_captioner_is_scored_in_german_and_its_nearest_caption_is_found_by_sources(tmp_path, tiny_captioner, shard, memory):
+    tiny_captioner.language = "de"
+    (tmp_path / "german.jsonl").write_text(json.dumps({"image_id": "x", "captions": ["Ein Mann!", "Zwei Hunde."]}), encoding="utf-8")
+    (tmp_path / "english.jsonl").write_text(json.dumps({"image_id": "x", "captions": ["a man", "two dogs"]}), encoding="utf-8")
+    german, english = str(tmp_path / "german.jsonl"), str(tmp_path / "english.jsonl")
+    with pytest.raises(SettingError, match="--memory-sources"):
+        evaluate(tiny_captioner, shard, tmp_path / "refused", memory=german, **FAST)
+    scores = evaluate(tiny_captioner, shard, tmp_path / "out", memory=german, memory_sources=english, **FAST)
+    rows, saved, manifest = read(tmp_path / "out")
+    assert saved["language"] == manifest["language"] == "de" and manifest["tokens"].startswith("Moses (de)")
+    assert manifest["memory"]["sources"] == english and manifest["judge"] is None and saved["backbone_recall"] is None
+    assert scores["systems"]["itself"]["unseen nouns"]["value"] is None and "CLIPScore" not in scores["systems"]["itself"]
+    vectors = tiny_captioner.backbone.encode_text(["a man", "two dogs"])
+    with tarfile.open(shard["path"]) as tar:
+        photos = [Image.open(tar.extractfile(f"p{n}.jpg")).copy() for n in range(6)]
+    nearest = (tiny_captioner.backbone.encode_image(photos) @ vectors.T).argmax(1).tolist()
+    assert [row["others"]["nearest"]["caption"] for row in rows] == [("Ein Mann!", "Zwei Hunde.")[place] for place in nearest]
+    asked = evaluate(tiny_captioner, shard, tmp_path / "english", language="en", **FAST)
+    assert asked["language"] == "en" and "R@1" in asked["systems"]["itself"]

@@ -26,6 +26,7 @@ BELOW_PARTS = (
         "gallery",
         "drawing",
         "ptb",
+        "language",
         "cider",
         "nouns",
         "bootstrap",

@@ -7,6 +7,7 @@ import torch.nn.functional as F
 from capdec.captioner import Captioner
 from capdec.cider import cider
 from capdec.errors import SettingError
+from capdec.language import tokenizer
 from capdec.protocols import Caption, Decoding
 from capdec.rerank import by_clip, by_consensus, by_neighbours
 from capdec.train import train
@@ -92,3 +93,10 @@ def test_a_memory_that_keeps_its_texts_tells_them(captions_file, tiny_backbone, 
     train(str(captions_file), tmp_path / "silent", bridges=[{"name": bridge}], **plan)
     with pytest.raises(SettingError, match="keep_texts = true"):
         Captioner.load(tmp_path / "silent").caption_embeddings(photos, Decoding(captions=2, rerank="neighbours"))
+
+
+def test_agreement_is_of_the_tokens_of_the_language():
+    texts = [captions("ein Hund", "ein schwarz/weißer Hund rennt")]
+    said = ["ein schwarz, weißer Hund rennt"]
+    assert by_neighbours(texts, [said], language="de")[0][0].text == "ein schwarz/weißer Hund rennt"
+    assert cider(["ein schwarz weißer hund rennt"], [[tokenizer("de")(said[0])]], idf=False)[0] == pytest.approx(10)

@@ -364,3 +364,24 @@ def test_a_small_part_of_a_corpus_is_not_the_part_that_is_held_out(captions_file
     pairs = read_pairs(open_dataset(str(captions_file))).at_most(30, seed=0)
     learn, held = embed(pairs, parts.build("backbones", tiny_backbone), tmp_path / "store").split(0.2, seed=0)
     assert len(learn) > len(held)
+
+
+def test_a_language_is_kept_with_the_captioner_and_what_the_backbone_does_not_read_is_refused(tmp_path, tiny_backbone):
+    german = tmp_path / "german.jsonl"
+    rows = [{"image_id": str(n), "captions": [f"Ein Mädchen läuft über die Straße {n}", f"Zwei Bären, groß, Nr. {n}"]} for n in range(40)]
+    german.write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows), encoding="utf-8")
+    english = tmp_path / "english.jsonl"
+    english.write_text("".join(json.dumps({"image_id": str(n), "captions": [f"a girl runs {n}"]}) + "\n" for n in range(40)))
+    same = {"backbone": tiny_backbone, "bridges": NOISE, "decoder": DECODER, "training": FAST, "language": "de"}
+    with pytest.raises(SettingError, match="name sources in a language that it reads"):
+        train(str(german), tmp_path / "run", **same)
+    with pytest.raises(SettingError, match="'de', and Mini is not said to read that"):
+        train(str(german), tmp_path / "run", sources=str(english), decoding={"rerank": "clip", "candidates": 3}, **same)
+    trained = train(str(german), tmp_path / "run", sources=str(english), decoding={"rerank": "consensus", "candidates": 3}, **same)
+    loaded = Captioner.load(tmp_path / "run")
+    assert trained.language == loaded.language == recipe.read(tmp_path / "run/recipe.toml")["language"] == "de"
+    assert "Language: de" in (tmp_path / "run/README.md").read_text()
+    vectors = torch.randn(2, 16)
+    assert len(loaded.caption_embeddings(vectors)) == 2
+    with pytest.raises(SettingError, match="neighbours or consensus"):
+        loaded.caption_embeddings(vectors, Decoding(rerank="clip", candidates=3))

@@ -28,6 +28,7 @@ from capdec.checkpoint import load_module, module_tensors, read_tensors, write_j
 from capdec.corpus import encode_photos
 from capdec.errors import DataError, MismatchError, MissingExtra, SettingError
 from capdec.images import LONGEST_SIDE, open_image, upright
+from capdec.language import reads
 from capdec.memory import Memory
 from capdec.precision import precision
 from capdec.protocols import Backbone, Bridge, Caption, Condition, Decoder, Decoding, Supervision
@@ -50,7 +51,7 @@ class Captioner:
     are those it can be asked for ("" is its plain one), `lengths` of how many words short and medium captions of each are at most, where it can be
     asked for a length. `text` names the datasets whose captions it learned from, as far as that is known; `given` is what training was given beside
     text; `recipe` is training's, where it was loaded from a folder that holds one. `normalize = false` gives the decoder image embeddings at their
-    own length: for checkpoints of others that were trained so."""
+    own length: for checkpoints of others that were trained so. `language` is that of its captions."""
 
     def __init__(
         self,
@@ -65,10 +66,12 @@ class Captioner:
         normalize: bool = True,
         styles: Sequence[str] = (),
         lengths: Mapping[str, Sequence[int]] | None = None,
+        language: str = "en",
     ):
         self.styles, self.lengths = tuple(styles), dict(lengths or {})
         self.backbone, self.bridges, self.decoder, self.spec = backbone, list(bridges), decoder, spec
         self.decoding, self.text, self.given, self.recipe, self.normalize = decoding or Decoding(), tuple(text), given, recipe, normalize
+        self.language = language
         self._backbone_dtype = getattr(backbone, "dtype", None)
 
     @property
@@ -167,8 +170,9 @@ class Captioner:
         return teller.memory.said_near(condition, count)
 
     def check(self, decoding: Decoding) -> None:
-        """Raises SettingError for what no search can do, and for a style or a length that it did not learn."""
+        """Raises SettingError for what no search can do, and for what this captioner cannot: a style or a length that it did not learn."""
         generation.check(decoding)
+        require_reader(decoding, self.backbone, self.language)
         if decoding.style and decoding.style not in self.styles:
             learned = ", ".join(style for style in self.styles if style) or "none: train it on captions whose tables name one (as = ...)"
             raise SettingError(f"this captioner has no style {decoding.style!r}. It has {learned}.")
@@ -203,10 +207,10 @@ class Captioner:
         if decoding.rerank == "clip":
             lists = by_clip(lists, embeddings if embeddings.ndim == 2 else embeddings[:, 0], self.backbone, decoding.score_weight)
         elif decoding.rerank == "consensus":
-            lists = by_consensus(lists, decoding.score_weight)
+            lists = by_consensus(lists, decoding.score_weight, self.language)
         elif teller is not None:
             near = teller.memory.said_near(asked, decoding.neighbours)
-            lists = by_neighbours(lists, [[text for text, _ in texts] for texts in near], decoding.score_weight)
+            lists = by_neighbours(lists, [[text for text, _ in texts] for texts in near], decoding.score_weight, self.language)
         return [replace(best, alternatives=tuple(others)) for best, *others in (captions[: decoding.captions] for captions in lists)]
 
     def _teller(self) -> Any:
@@ -231,6 +235,7 @@ class Captioner:
             "backbone_fingerprint": self.backbone.fingerprint, "text": list(self.text), "given": [flag.name for flag in self.given],
             "supervision": self.supervision.words(), "decoding": asdict(self.decoding), "normalize": self.normalize,
             **({"styles": list(self.styles)} if self.styles else {}), **({"lengths": self.lengths} if self.lengths else {}),
+            "language": self.language,
         }  # fmt: skip
         write_json(folder / "config.json", config)
 
@@ -284,8 +289,8 @@ class Captioner:
         recipe = recipes.read(folder / "recipe.toml") if (folder / "recipe.toml").is_file() else None
         decoding = Decoding(**config["decoding"])
         normalize = config.get("normalize", True)
-        styles, lengths = config.get("styles", ()), config.get("lengths")
-        made = cls(backbone, bridges, decoder.eval().to(device), spec, decoding, text, given, recipe, normalize, styles, lengths)
+        styles, lengths, language = config.get("styles", ()), config.get("lengths"), config.get("language", "en")
+        made = cls(backbone, bridges, decoder.eval().to(device), spec, decoding, text, given, recipe, normalize, styles, lengths, language)
         if dtype != "float32":
             made.compute_in(dtype)
         return made
@@ -337,6 +342,15 @@ def text_and_given(folder: Path) -> tuple[tuple[str, ...], Supervision]:
     for flag in config.get("given", ()):
         given |= Supervision[flag]
     return tuple(config.get("text", ())), given
+
+
+def require_reader(decoding: Decoding, backbone: Backbone, language: str) -> None:
+    """Raises SettingError where candidates would be chosen by a backbone that is not said to read them."""
+    if decoding.rerank == "clip" and not reads(backbone, language):
+        raise SettingError(
+            f'rerank = "clip" has the backbone read the captions, which are in {language!r}, and {type(backbone).__name__} is not said to read that. '
+            f"Choose by neighbours or consensus; or, for a model of the hub that does, say languages = [..., {language!r}] in the backbone's table."
+        )
 
 
 def located(spec: str | dict[str, Any], backbone: Backbone) -> str | dict[str, Any]:

@@ -459,6 +459,8 @@ def _figures(systems: dict[str, dict[str, dict[str, Any]]], title: str) -> None:
 @own_parts_option
 @click.option("--memory", help="Training captions, for the baselines nearest and constant caption and the share of copied captions.")
 @click.option("--memory-name", help="Which dataset the training captions are of: tells whether they are of the target domain.")
+@click.option("--memory-sources", help="What is embedded for them, joined by image_id, where the backbone does not read their language.")
+@click.option("--language", metavar="CODE", help="Of the references: en, de ...  [default: the captioner's]")
 @click.option("--judge", metavar="NAME|DIR|HUB_ID", help="The backbone that says how captions fit photos.  [default: the captioner's own]")
 @click.option("--metrics", help="Which metrics, with commas between them.  [default: all]")
 @click.option("--output", default="out/evaluation", show_default=True, type=click.Path(file_okay=False, path_type=Path), help="Where it is written.")
@@ -470,6 +472,8 @@ def evaluate(
     own_parts: bool,
     memory: str | None,
     memory_name: str | None,
+    memory_sources: str | None,
+    language: str | None,
     judge: str | None,
     metrics: str | None,
     output: Path,
@@ -493,10 +497,14 @@ def evaluate(
     loaded = Captioner.load(captioner, device, own_parts=own_parts)
     if memory_name and not memory:
         raise SettingError(f"--memory-name {memory_name} names the text of --memory, and none was given.")
+    embedded = memory_sources or asked.get("memory_sources")
     text = {"path": memory, **({"dataset": memory_name} if memory_name else {})} if memory else asked.get("memory")
     chosen = metrics.split(",") if metrics else asked.get("metrics", scoring.METRICS)
     decoding = _decoding_of(loaded.decoding, given)
-    scores = run(loaded, dataset, output, memory=text, judge=_judge(judge, device), metrics=chosen, decoding=decoding, partial=given["partial"])
+    scores = run(
+        loaded, dataset, output, memory=text, memory_sources=embedded, judge=_judge(judge, device), metrics=chosen, decoding=decoding,
+        partial=given["partial"], language=language,
+    )  # fmt: skip
     _figures({**scores["systems"], **_of_groups("itself", scores["groups"])}, _of_how_many(scores, "photos"))
     for system, words in scores["supervision"].items():
         click.echo(f"{system:<10} was given: {words}")
@@ -512,10 +520,11 @@ def evaluate(
 @click.option("--dataset-style", help="Of flickr_style: romantic or humorous.")
 @click.option("--partial", is_flag=True, help="Score only the images that have a prediction: such figures compare with none of the whole split.")
 @click.option("--judge", metavar="NAME|DIR|HUB_ID", help="The backbone that says how captions fit photos.")
+@click.option("--language", metavar="CODE", default="en", show_default=True, help="Of captions and references: en, de ...")
 @click.option("--metrics", help="Which metrics, with commas between them.  [default: all]")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 @device_option
-def score(predictions: str, references: str, judge: str | None, metrics: str | None, as_json: bool, device: str, **given: Any) -> None:
+def score(predictions: str, references: str, judge: str | None, language: str, metrics: str | None, as_json: bool, device: str, **given: Any) -> None:
     """Score any system's captions: PREDICTIONS is COCO's result format, or JSON lines with image_id and caption."""
     import json
 
@@ -524,7 +533,7 @@ def score(predictions: str, references: str, judge: str | None, metrics: str | N
 
     dataset = scoring.open_references(_spec({**given, "dataset": references, "name": None}))
     chosen = tuple(metrics.split(",")) if metrics else scoring.METRICS
-    found = run(predictions, dataset, metrics=chosen, judge=_judge(judge, device), partial=given["partial"])
+    found = run(predictions, dataset, metrics=chosen, judge=_judge(judge, device), partial=given["partial"], language=language)
     if as_json:
         click.echo(json.dumps(found, indent=2, ensure_ascii=False))
         return

@@ -33,7 +33,9 @@ def compare(
     sides = [[scoring.read_evaluation(Path(folder), metrics) for folder in side] for side in (first, second)]
     of_what = {key for side in sides for key, _ in side}
     if len(of_what) > 1:
-        raise MismatchError(f"these evaluations are of {len(of_what)} different sets of images and references: only the same set can be compared.")
+        languages = sorted({language for _, language in of_what})
+        of = f"{len(of_what)} different sets of images and references" if len(languages) == 1 else f"different languages ({', '.join(languages)})"
+        raise MismatchError(f"these evaluations are of {of}: only the same set, in one language, can be compared.")
     runs = [[figures for _, figures in side] for side in sides]
     found, unlike = {}, []
     for name in runs[0][0]:

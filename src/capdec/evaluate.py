@@ -28,8 +28,9 @@ from torch import Tensor
 from capdec import bootstrap, recipe, scoring
 from capdec.captioner import Captioner, supervision_on
 from capdec.checkpoint import replacing, write_json
-from capdec.corpus import Photos, embed_photos, open_dataset, text_digest
+from capdec.corpus import Pairs, Photos, embed_photos, open_dataset, read_pairs, text_digest
 from capdec.errors import DataError, MismatchError, SettingError
+from capdec.language import reads, tokens
 from capdec.nearest import nearest, recall
 from capdec.progress import Progress
 from capdec.protocols import Backbone, Caption, Dataset, Decoding, Example, Predictions, Score, Supervision
@@ -44,6 +45,7 @@ def evaluate(
     output: str | Path,
     *,
     memory: Spec | None = None,
+    memory_sources: Spec | None = None,
     baselines: Sequence[str] = BASELINES,
     decoding: Decoding | None = None,
     metrics: Sequence[Spec] = scoring.METRICS,
@@ -53,14 +55,18 @@ def evaluate(
     batch: int = 64,
     embeddings: str | Path | None = None,
     partial: bool = False,
+    language: str | None = None,
 ) -> dict[str, Any]:
     """Figures by system, and by group where the dataset has groups; the content of scores.json. `dataset` and `memory` are files or tables of a
-    dataset part; `memory` is the text it was trained on, for the baselines nearest and constant and for the share of copied captions. `judge` says
-    how captions fit photos (default: the captioner's own backbone, and then marked). `embeddings` keeps the photos' embeddings for further
-    evaluations (default: in `output`, until it is done). With `partial` photos that cannot be opened are left out, and counted.
+    dataset part; `memory` is the text it was trained on, for the baselines nearest and constant and for the share of copied captions;
+    `memory_sources`, joined by image_id, are embedded in its place, where the backbone does not read it. `language` is that of the references
+    (default: the captioner's). `judge` says how captions fit photos (default: the captioner's own backbone, where it reads them, and then marked).
+    `embeddings` keeps the photos' embeddings for further evaluations (default: in `output`, until it is done). With `partial` photos that cannot be
+    opened are left out, and counted.
 
     Cut off and called again, it goes on with the photos that have no caption yet. Raises DataError where an example has no photo, no id or no
-    references, where ids come twice or a photo cannot be opened; MismatchError where `output` holds an unfinished evaluation of something else.
+    references, where ids come twice or a photo cannot be opened; MismatchError where `output` holds an unfinished evaluation of something else;
+    SettingError for a memory that the backbone does not read.
     """
     started = time.monotonic()
     warnings.filterwarnings("ignore", "[0-9]+ of [0-9]+ captions (were cut|are longer)", UserWarning)  # the manifest counts them
@@ -68,10 +74,21 @@ def evaluate(
     if (folder / "config.json").is_file():
         raise SettingError(f"{folder} holds a captioner, whose scores.json would be lost. Name another folder: {folder / 'evaluation'}, say.")
     decoding = decoding or captioner.decoding
-    by = judge or captioner.backbone
-    judges = scoring.build(metrics, by)
+    language = language or captioner.language
+    own_reads = reads(captioner.backbone, language)
+    by = judge or (captioner.backbone if own_reads else None)
+    judges = scoring.build(metrics, by, language)
     photos, memories = scoring.open_references(dataset), open_dataset(memory) if memory is not None else None
     texts = [caption for example in memories or () for caption in example.captions]
+    known = Pairs(texts, texts, [])
+    if memories is not None and {"nearest", "constant"} & set(baselines):
+        if memory_sources is not None:
+            known = read_pairs(memories, open_dataset(memory_sources))
+        elif not own_reads:
+            raise SettingError(
+                f"the memory's captions are in {language!r}, which the captioner's backbone is not said to read, so none is nearest to a photo: name "
+                f"captions of the same photos that it reads (--memory-sources)."
+            )
     examples = scoring.read_references(photos)
     if lacking := [key for key, example in examples.items() if example.open_image is None]:
         where = getattr(photos, "source", "Name the photos' folder (--images).")
@@ -87,7 +104,7 @@ def evaluate(
     told = shown_to_it if captioner.regions else vectors if captioner.normalize else vectors * lengths.unsqueeze(1)
     said = _captioned(captioner, ids, told, decoding, folder / ".captions.jsonl", what, batch)
     systems = {"itself": dict(zip(ids, (caption.text for caption in said), strict=True))}
-    systems |= _baselines(baselines, systems["itself"], vectors, captioner.backbone, texts, seed)
+    systems |= _baselines(baselines, systems["itself"], vectors, captioner.backbone, known, seed)
 
     openers = {key: example.open_image for key, example in examples.items() if example.open_image is not None}
     figures = {
@@ -101,28 +118,30 @@ def evaluate(
     own = Predictions(systems["itself"], references, openers, texts, captioner.backbone.fingerprint)
     groups = scoring.score_groups(judges, own, examples, resamples, seed)
 
-    shown = captioner.backbone.encode_text([caption for captions in references.values() for caption in captions]).cpu()
     owners = torch.tensor([place for place, captions in enumerate(references.values()) for _ in captions])
+    shown = captioner.backbone.encode_text([caption for captions in references.values() for caption in captions]).cpu() if own_reads else None
     scores = {
         "n": len(ids),
         "left_out": left_out,
         "systems": {name: scoring.as_json(found, resamples, seed) for name, found in figures.items()},
         "groups": groups,
         "supervision": {name: _supervision(name, captioner, photos, memories) for name in systems},
-        "backbone_recall": recall(vectors, shown, owners),
+        "language": language,
+        "backbone_recall": recall(vectors, shown, owners) if shown is not None else None,
     }
     manifest = {
         **recipe.origin(),
         "captioner": {**captioner.spec, "fingerprint": captioner.fingerprint, "text": list(captioner.text), "recipe": captioner.recipe},
         "backbone": captioner.backbone.fingerprint,
-        "judge": {"fingerprint": by.fingerprint, "is_own_backbone": by.fingerprint == captioner.backbone.fingerprint},
+        "judge": {"fingerprint": by.fingerprint, "is_own_backbone": by.fingerprint == captioner.backbone.fingerprint} if by is not None else None,
         "dataset": {
             "opened": dataset, "name": photos.name, "split": photos.split, "digest": what["images"], "n": len(ids), "references": len(owners),
             "left_out": left_out, "image_ids": ids,
         },
-        "memory": {"opened": memory, "name": memories.name, "captions": len(texts), "digest": text_digest(texts)} if memories is not None else None,
+        "memory": {"opened": memory, "name": memories.name, "captions": len(texts), "digest": text_digest(texts), "sources": memory_sources}
+        if memories is not None else None,
         "supervision": scores["supervision"],
-        "decoding": what["decoding"], "metrics": list(metrics), "tokens": scoring.TOKENS,
+        "decoding": what["decoding"], "metrics": list(metrics), "language": language, "tokens": tokens(language),
         "seed": seed,
         "bootstrap": {"over": "images", "resamples": resamples, "level": bootstrap.LEVEL, "seed": seed},
         "truncated": getattr(captioner.backbone, "truncated", 0), "seconds": round(time.monotonic() - started, 1),
@@ -176,16 +195,15 @@ def _caption(row: dict[str, Any]) -> Caption:
     return Caption(row["text"], row["score"], tuple(row["tokens"]), tuple(_caption(other) for other in row["alternatives"]))
 
 
-def _baselines(
-    wanted: Sequence[str], own: dict[str, str], vectors: Tensor, backbone: Backbone, texts: Sequence[str], seed: int
-) -> dict[str, dict[str, str]]:
+def _baselines(wanted: Sequence[str], own: dict[str, str], vectors: Tensor, backbone: Backbone, known: Pairs, seed: int) -> dict[str, dict[str, str]]:
     ids, systems = list(own), {}
     if "shuffled" in wanted:
         order = torch.randperm(len(ids), generator=torch.Generator().manual_seed(seed)).tolist()
         systems["shuffled"] = {ids[order[place]]: own[ids[order[place - 1]]] for place in range(len(ids))}  # a cycle: nobody keeps its own
         systems["shuffled"] = {key: systems["shuffled"][key] for key in ids}
-    if texts and {"nearest", "constant"} & set(wanted):
-        rows = torch.cat([backbone.encode_text(texts[at : at + 4096]).cpu() for at in range(0, len(texts), 4096)])
+    if known.targets and {"nearest", "constant"} & set(wanted):
+        texts = known.targets
+        rows = torch.cat([backbone.encode_text(known.sources[at : at + 4096]).cpu() for at in range(0, len(texts), 4096)])
         if "nearest" in wanted:
             found = nearest(vectors, rows, 1)[1].squeeze(1).tolist()
             systems["nearest"] = {key: texts[row] for key, row in zip(ids, found, strict=True)}

@@ -158,7 +158,8 @@ class Example:
 class Backbone(Protocol):
     """A frozen CLIP-like pair. Takes any number of strings or PIL images and batches inside; truncates by its own tokens and reports how often. One
     that can has `encode_regions(images, count) -> Float["B K D"]` too, of unit length: the global embedding first, then `count` regions; and
-    `fit_photo(image)`, the photo as its tower sees it, which is embedded as the photo is and can be made in threads, ahead of the tower."""
+    `fit_photo(image)`, the photo as its tower sees it, which is embedded as the photo is and can be made in threads, ahead of the tower; and one that
+    reads other languages than English names those it reads in `languages`."""
 
     dim: int
     fingerprint: str

@@ -36,6 +36,7 @@ Recipe = dict[str, Any]
 T = TypeVar("T")
 KEYS = (
     *("captions", "sources", "start", "backbone", "bridges", "decoder", "training", "paired_photos", "unpaired_photos", "decoding", "chosen"),
+    "language",
     "evaluation",
 )
 """What a recipe may hold: the arguments of `train.train`, and what `capdec evaluate --recipe` reads."""

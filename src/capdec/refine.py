@@ -32,6 +32,7 @@ from capdec.captioner import CARD, Captioner
 from capdec.checkpoint import Record, load_state, replacing, save_state, write_json
 from capdec.corpus import Corpus, Photos, embed, embed_photos, open_dataset, read_pairs
 from capdec.errors import SettingError
+from capdec.language import reads
 from capdec.noise import std_of
 from capdec.progress import Progress
 from capdec.protocols import Bridge, Caption, Condition, Decoding, Supervision
@@ -103,6 +104,8 @@ def refine(
     if (folder / "config.json").is_file() and not (folder / "refining").is_dir():
         raise SettingError(f"{folder} holds a captioner of another making, which would be overwritten. Name another folder.")
     made = captioner if isinstance(captioner, Captioner) else Captioner.load(captioner, device, own_parts=own_parts)
+    if not reads(made.backbone, made.language):
+        raise SettingError(f"refining rewards captions by the backbone, which is not said to read {made.language!r}: their language.")
     text = open_dataset(captions)
     pairs = read_pairs(text)
     store = Path(embeddings or folder / "embeddings")

@@ -5,7 +5,7 @@ consensus    the one that the others agree with most: the highest mean CIDEr-D a
 neighbours   the one that the photo's nearest captions in a memory agree with most, by the same measure (the consensus of Devlin et al. 2015, who
              chose among those captions themselves)
 
-To any of these `score_weight` times the decoder's score is added: what is likely, and also fits.
+Words are the tokens of the captions' language. To any of these `score_weight` times the decoder's score is added: what is likely, and also fits.
 """
 
 from collections.abc import Sequence
@@ -16,8 +16,8 @@ from jaxtyping import Float
 from torch import Tensor
 
 from capdec.cider import cider
+from capdec.language import tokenizer
 from capdec.protocols import Backbone, Caption
-from capdec.ptb import tokenize
 
 Lists = Sequence[Sequence[Caption]]
 
@@ -30,21 +30,22 @@ def by_clip(lists: Lists, images: Float[Tensor, "B D"], backbone: Backbone, scor
     return [_sorted(captions, one.tolist(), score_weight) for captions, one in zip(lists, near, strict=True)]
 
 
-def by_consensus(lists: Lists, score_weight: float = 0.0) -> list[list[Caption]]:
+def by_consensus(lists: Lists, score_weight: float = 0.0, language: str = "en") -> list[list[Caption]]:
     """Most agreed with first. A caption that stands there several times agrees with itself."""
-    said = [[tokenize(caption.text) for caption in captions] for captions in lists]
-    return _by_agreement(lists, [texts[:place] + texts[place + 1 :] or [""] for texts in said for place in range(len(texts))], score_weight)
+    said = [[tokenizer(language)(caption.text) for caption in captions] for captions in lists]
+    others = [texts[:place] + texts[place + 1 :] or [""] for texts in said for place in range(len(texts))]
+    return _by_agreement(lists, others, score_weight, language)
 
 
-def by_neighbours(lists: Lists, neighbours: Sequence[Sequence[str]], score_weight: float = 0.0) -> list[list[Caption]]:
+def by_neighbours(lists: Lists, neighbours: Sequence[Sequence[str]], score_weight: float = 0.0, language: str = "en") -> list[list[Caption]]:
     """Most agreed with first. `neighbours` are texts for each photo, at least one."""
-    near = [[tokenize(text) for text in texts] for texts in neighbours]
-    return _by_agreement(lists, [texts for captions, texts in zip(lists, near, strict=True) for _ in captions], score_weight)
+    near = [[tokenizer(language)(text) for text in texts] for texts in neighbours]
+    return _by_agreement(lists, [texts for captions, texts in zip(lists, near, strict=True) for _ in captions], score_weight, language)
 
 
-def _by_agreement(lists: Lists, others: Sequence[Sequence[str]], score_weight: float) -> list[list[Caption]]:
+def _by_agreement(lists: Lists, others: Sequence[Sequence[str]], score_weight: float, language: str) -> list[list[Caption]]:
     """By CIDEr-D of each caption against its own others, all of them tokens."""
-    said = [tokenize(caption.text) for captions in lists for caption in captions]
+    said = [tokenizer(language)(caption.text) for captions in lists for caption in captions]
     agreed = torch.from_numpy(cider(said, others, idf=False)).split([len(captions) for captions in lists])
     return [_sorted(captions, one.tolist(), score_weight) for captions, one in zip(lists, agreed, strict=True)]
 

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from capdec import bootstrap, scoring
+from capdec.language import tokens
 from capdec.protocols import Backbone, Dataset, Predictions
 
 
@@ -15,12 +16,13 @@ def score(
     *,
     metrics: Sequence[str | dict[str, Any]] = scoring.METRICS,
     judge: Backbone | None = None,
+    language: str = "en",
     partial: bool = False,
     resamples: int = bootstrap.RESAMPLES,
     seed: int = 0,
 ) -> dict[str, Any]:
-    """{"n", "left_out", "dataset", "split", "figures", "groups"}; `left_out` is how many images of the split are not scored, which only `partial`
-    allows; `groups` has the figures of each group, where the dataset has groups (NoCaps' domains).
+    """{"n", "left_out", "dataset", "split", "language", "tokens", "figures", "groups"}; `left_out` is how many images of the split are not scored,
+    which only `partial` allows; `groups` has the figures of each group, where the dataset has groups (NoCaps' domains).
 
     Raises DataError where a file cannot be used or an id comes twice, MismatchError, listing them, where images are missing or unknown.
     """
@@ -33,10 +35,11 @@ def score(
     ordered = {key: captions[key] for key in examples}
     openers = {key: example.open_image for key, example in examples.items() if example.open_image is not None}
     shown = Predictions(ordered, {key: example.captions for key, example in examples.items()}, openers if len(openers) == len(examples) else None)
-    judges = scoring.build(metrics, judge)
+    judges = scoring.build(metrics, judge, language)
     figures = scoring.as_json(scoring.score(judges, shown), resamples, seed)
     groups = scoring.score_groups(judges, shown, examples, resamples, seed)
     absent = len(left_out) + getattr(references, "left_out", 0)
     return {
-        "n": len(examples), "left_out": absent, "dataset": references.name, "split": references.split, "figures": figures, "groups": groups,
+        "n": len(examples), "left_out": absent, "dataset": references.name, "split": references.split, "language": language,
+        "tokens": tokens(language), "figures": figures, "groups": groups,
     }  # fmt: skip

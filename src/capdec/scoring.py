@@ -16,15 +16,14 @@ from capdec.errors import DataError, MismatchError, SettingError, brief
 from capdec.protocols import Backbone, Dataset, Example, Metric, Predictions, Score
 
 METRICS = ("coco_scores", "meteor", "spice", "clip_score", "unseen_nouns", "diversity")
-TOKENS = "PTB 3.4.1, lower case, without punctuation (capdec.ptb)"
 DIGITS = 3
 OF_THE_SET = ("BLEU", "METEOR", "unseen nouns")
 """Figures that are no means over images: read from a file they could not be put together again."""
 
 
-def build(specs: Sequence[str | dict[str, Any]], judge: Backbone | None) -> list[Metric]:
+def build(specs: Sequence[str | dict[str, Any]], judge: Backbone | None, language: str = "en") -> list[Metric]:
     """The metrics; how captions fit their photos a judge says, and without one that is left out. Settings that a metric calls its `texts` are files
-    or tables of a dataset part here, and captions there. Raises UnknownPart and SettingError."""
+    or tables of a dataset part here, and captions there; `language` is told to those that take it. Raises UnknownPart, SettingError, MissingExtra."""
     metrics = []
     for spec in specs:
         table: dict[str, Any] = {"name": spec} if isinstance(spec, str) else dict(spec)
@@ -35,7 +34,7 @@ def build(specs: Sequence[str | dict[str, Any]], judge: Backbone | None) -> list
         for key in getattr(parts.find("metrics", table["name"]), "texts", ()):
             if key in table:
                 table[key] = [caption for example in open_dataset(table[key]) for caption in example.captions]
-        metrics.append(parts.build("metrics", table))
+        metrics.append(parts.build("metrics", table, language=language))
     return metrics
 
 
@@ -160,28 +159,28 @@ def digest(references: Mapping[str, Sequence[str]]) -> str:
     return hashlib.sha256(json.dumps(rows, ensure_ascii=False).encode()).hexdigest()[:16]
 
 
-def read_evaluation(folder: Path, metrics: Sequence[str]) -> tuple[str, dict[str, Score]]:
-    """Of a folder that `capdec evaluate` wrote: the digest of its images and references, and every figure that has statistics. The figures of
-    `metrics` are made again from the captions; plain means over images (CLIPScore, R@1 ...) are taken from the file. Raises DataError."""
+def read_evaluation(folder: Path, metrics: Sequence[str]) -> tuple[tuple[str, str], dict[str, Score]]:
+    """Of a folder that `capdec evaluate` wrote: the digest of its images and references, their language, and every figure that has statistics. The
+    figures of `metrics` are made again from the captions; plain means over images (CLIPScore, R@1 ...) are taken from the file. Raises DataError."""
     rows = read_rows(folder)
     rows.sort(key=lambda row: row["image_id"])
     references = {row["image_id"]: row["references"] for row in rows}
-    made = score(build(metrics, None), Predictions({row["image_id"]: row["caption"] for row in rows}, references))
+    language, notes = _noted(folder)
+    made = score(build(metrics, None, language), Predictions({row["image_id"]: row["caption"] for row in rows}, references))
     figures = {name: one for name, one in made.items() if one.statistics is not None}
-    notes = _notes(folder)
     for name in rows[0]["figures"]:
         each = np.array([row["figures"].get(name, np.nan) for row in rows], np.float64)
         if name not in made and not name.startswith(OF_THE_SET) and np.isfinite(each).all():
             figures[name] = Score.mean_of(each, notes.get(name, ""))
-    return digest(references), figures
+    return (digest(references), language), figures
 
 
-def _notes(folder: Path) -> dict[str, str]:
-    """What an evaluation noted beside its own figures: which judge said them."""
+def _noted(folder: Path) -> tuple[str, dict[str, str]]:
+    """The language of an evaluation, and what it noted beside its own figures: which judge said them."""
     path = folder / "scores.json"
     try:
-        figures = json.loads(path.read_text(encoding="utf-8"))["systems"]["itself"] if path.is_file() else {}
-        return {name: str(one.get("note", "")) for name, one in figures.items()}
+        scores = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {"systems": {"itself": {}}}
+        return str(scores.get("language", "en")), {name: str(one.get("note", "")) for name, one in scores["systems"]["itself"].items()}
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise DataError(f"{path} is damaged ({brief(error)}). Copy it again, or evaluate again.") from error
 

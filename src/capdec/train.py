@@ -24,10 +24,11 @@ from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from capdec import generation, parts, recipe
-from capdec.captioner import CARD, Captioner, located, prompt, text_and_given
+from capdec.captioner import CARD, Captioner, located, prompt, require_reader, text_and_given
 from capdec.checkpoint import Record, load_module, load_state, module_tensors, read_tensors, replacing, save_state, write_json, write_tensors
 from capdec.corpus import Corpus, Embeddings, Pairs, Photos, Spec, embed, embed_photos, open_dataset, read_pairs, told_from_photos
 from capdec.errors import MissingExtra, SettingError
+from capdec.language import reads, tokenizer
 from capdec.progress import Progress
 from capdec.protocols import Backbone, Bridge, Condition, Supervision
 
@@ -117,6 +118,7 @@ def train(
     unpaired_photos: Spec | None = None,
     decoding: dict[str, Any] | None = None,
     chosen: dict[str, Any] | None = None,
+    language: str | None = None,
     device: str = "cpu",
     embeddings: str | Path | None = None,
     own_parts: bool = False,
@@ -127,12 +129,13 @@ def train(
     `captions` (and `sources`, joined to them by image_id) are files or tables of a dataset part, or lists of these; sources = "siblings" tells each
     caption from another one of its photo, drawn anew each time (CLOSE, Gu et al. 2023). Where tables name their styles (`as`), all are learned, each
     as often, and captions are asked for in one of them. `start` is a captioner whose backbone and decoder this one begins with, and whose bridges
-    (fitted anew) and decoding it has where none are named; `own_parts` as in Captioner.load. Without it the defaults are `mini`, CapDec's noise and a
-    small_transformer. `paired_photos` tells each caption from its photo: the supervised upper bound. `unpaired_photos` are for bridges that want the
-    images' statistics. `decoding` is how the captioner decodes where nothing else is asked. `chosen` is what `capdec sweep` writes into a recipe
-    whose settings it chose: with "pairs": true, on captioned photos. A bridge whose `target_cosine` is "auto" gets it by held-out text where the
-    corpus has several captions a photo, and the backbone's default where not. `embeddings` is where the embeddings of the corpus are kept (default:
-    in `output`).
+    (fitted anew), decoding and language it has where none are named; `own_parts` as in Captioner.load. Without it the defaults are `mini`, CapDec's
+    noise, a small_transformer and "en". `paired_photos` tells each caption from its photo: the supervised upper bound. `unpaired_photos` are for
+    bridges that want the images' statistics. `decoding` is how the captioner decodes where nothing else is asked. `chosen` is what `capdec sweep`
+    writes into a recipe whose settings it chose: with "pairs": true, on captioned photos. A bridge whose `target_cosine` is "auto" gets it by
+    held-out text where the corpus has several captions a photo, and the backbone's default where not. `language` is that of `captions`: kept with the
+    captioner, and what they are embedded in where no sources are named. `embeddings` is where the embeddings of the corpus are kept (default: in
+    `output`).
 
     Raises SettingError, DataError or MismatchError where something cannot be: before the corpus is embedded, except for what a bridge finds out when
     it is fitted (a memory that is not there, images or siblings that it needs).
@@ -147,9 +150,17 @@ def train(
     named = {"backbone": backbone, "bridges": bridges, "decoder": decoder}
     spec = usual | {key: value for key, value in named.items() if value is not None}
     decoding_plan = begun.decoding if begun and decoding is None else generation.settings(decoding or {})
+    language = language or (begun.language if begun else "en")
     if plan.learn != "all" and begun is None:
         raise SettingError(f'learn = "{plan.learn}" leaves a language model as it is, and an untrained one says nothing: name a captioner as start.')
     backbone_part: Backbone = begun.backbone if begun else parts.build("backbones", spec["backbone"], device=worker.device)
+    require_reader(decoding_plan, backbone_part, language)
+    if sources in (None, SIBLINGS) and paired_photos is None and not reads(backbone_part, language):
+        raise SettingError(
+            f"the captions are in {language!r}, which {type(backbone_part).__name__} is not said to read: name sources in a language that it reads, "
+            f"joined by image_id; or, for a model of the hub that reads it, say languages = [..., {language!r}] in the backbone's table."
+        )
+    tokenizer(language)
     parts.build("decoders", spec["decoder"], dim=backbone_part.dim)  # what cannot be built is known before the corpus is embedded
     tried = [parts.build("bridges", one, dim=backbone_part.dim) for one in _with_noise(spec["bridges"], backbone_part.target_cosine)]
     if paired_photos is not None and any(hasattr(bridge, "memory") for bridge in tried):
@@ -206,8 +217,10 @@ def train(
     names = sorted({name for dataset in text if dataset.name for name in dataset.name.split("+")} | set(before))
     if corpus.styles and decoding_plan.style not in corpus.styles:
         decoding_plan = replace(decoding_plan, style="" if "" in corpus.styles else corpus.styles[0])
-    captioner = Captioner(backbone_part, built, model, spec, decoding_plan, names, beside_text, styles=corpus.styles, lengths=bounds)
-    given["decoding"] = decoding
+    captioner = Captioner(
+        backbone_part, built, model, spec, decoding_plan, names, beside_text, styles=corpus.styles, lengths=bounds, language=language
+    )
+    given |= {"decoding": decoding, "language": language}
     if worker.is_first:
         report = {
             "captions": len(corpus), "left_out_by_norm": len(pairs) - len(corpus) if plan.norms else 0, "learned_from": len(learn),
@@ -581,7 +594,7 @@ def card(report: dict[str, Any], captioner: Captioner) -> str:
 
 | | |
 |---|---|
-| text | {_said(given["captions"])}{f", told from {_said(given['sources'])}" if given["sources"] else ""} |
+| text | {_said(given["captions"])}{f", told from {_said(given['sources'])}" if given["sources"] else ""}. Language: {captioner.language} |
 | captions | {report["learned_from"]} learned from, {report["held_out"]} held out{f", {left_out} left out by their norm" if left_out else ""} |
 {f"| begins as | {given['start']}; what learned: {given['training']['learn']} |" + chr(10) if given["start"] else ""}\
 {f"| styles | {', '.join(style or 'plain' for style in captioner.styles)} |" + chr(10) if captioner.styles else ""}\

@@ -28,7 +28,10 @@ from transformers import (
 )
 
 from capdec.backbones.huggingface import HuggingFace, source
+from capdec.captioner import Captioner
 from capdec.errors import DataError, SettingError
+from capdec.train import train
+from conftest import DECODER
 
 CAPTIONS = ["a dog", "Two children in Red hats run over the grass", "", "a man rides a horse", "A DOG"]
 SIZES = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 4}
@@ -41,9 +44,9 @@ def photos():
     return [*images[:3], images[3].convert("L"), images[4].convert("RGBA")]
 
 
-def letters_tokenizer(folder, tokenizer_class="PreTrainedTokenizerFast"):
-    """Printable ASCII and an end, padded on the right, as SigLIP's are."""
-    pieces = ["<pad>", "</s>", "<unk>", *map(chr, range(32, 127))]
+def letters_tokenizer(folder, tokenizer_class="PreTrainedTokenizerFast", letters=""):
+    """Printable ASCII, further letters and an end, padded on the right, as SigLIP's are."""
+    pieces = ["<pad>", "</s>", "<unk>", *map(chr, range(32, 127)), *letters]
     tokens = Tokenizer(models.BPE(vocab={piece: index for index, piece in enumerate(pieces)}, merges=[], unk_token="<unk>"))
     tokens.post_processor = processors.TemplateProcessing(single="$A </s>", special_tokens=[("</s>", 1)])
     PreTrainedTokenizerFast(tokenizer_object=tokens, eos_token="</s>", pad_token="<pad>", unk_token="<unk>", padding_side="right").save_pretrained(
@@ -65,8 +68,8 @@ def siglip(folder, vocabulary=None):
     (folder / "preprocessor_config.json").write_text(json.dumps(preprocessing))
 
 
-def siglip2(folder, tokenizer_class="PreTrainedTokenizerFast"):
-    texts = letters_tokenizer(folder, tokenizer_class)
+def siglip2(folder, tokenizer_class="PreTrainedTokenizerFast", letters=""):
+    texts = letters_tokenizer(folder, tokenizer_class, letters)
     torch.manual_seed(2)
     config = Siglip2Config(text_config={**SIZES, **texts}, vision_config={**SIZES, "num_patches": 16, "patch_size": 8})
     Siglip2Model(config).save_pretrained(folder)
@@ -344,3 +347,22 @@ def test_damaged_and_partial_weights_are_errors(clip_folder, clip, tmp_path):
 def test_a_setting_out_of_range_is_refused(clip_folder, setting, value):
     with pytest.raises(Exception, match=setting):
         HuggingFace(str(clip_folder), **{setting: value})
+
+
+def test_a_multilingual_model_reads_umlauts_and_trains_on_german_text_directly(tmp_path):
+    (tmp_path / "model").mkdir()
+    siglip2(tmp_path / "model", letters="äöüßéÄÖÜ")
+    spec = {"name": "huggingface", "model": str(tmp_path / "model")}
+    backbone = HuggingFace(spec["model"], languages=["en", "de"])
+    rows = backbone._tokens(["Bär", "bar", "Straße"])
+    assert rows[0] != rows[1] and len(rows[2]) == len("straße") + 1 and not any(2 in row for row in rows), "nothing is unknown"
+    apart = backbone.encode_text(["ein Bär", "ein Bar", "EIN BÄR"])
+    assert (apart[0] @ apart[1]).item() < 0.9999 and close(apart[0], apart[2]) is None
+    text = tmp_path / "german.jsonl"
+    captions = [{"image_id": str(n), "captions": [f"Ein Bär läuft {n}", f"Zwei Mädchen grüßen {n}"]} for n in range(30)]
+    text.write_text("".join(json.dumps(row) + "\n" for row in captions))
+    rest = {"decoder": DECODER, "training": {"steps": 2, "batch": 8, "held_out": 0.2, "choose_steps": 1, "choose_cosines": [0.5]}, "language": "de"}
+    with pytest.raises(SettingError, match="languages = "):
+        train(str(text), tmp_path / "refused", backbone=spec, **rest)
+    made = train(str(text), tmp_path / "run", backbone={**spec, "languages": ["en", "de"]}, decoding={"rerank": "clip", "candidates": 2}, **rest)
+    assert made.language == "de" and len(Captioner.load(tmp_path / "run").caption(photos()[:2])) == 2

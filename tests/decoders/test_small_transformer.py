@@ -9,6 +9,7 @@ from capdec.checkpoint import module_tensors, write_tensors
 from capdec.decoders.small_transformer import END, PAD, SmallTransformer
 from capdec.errors import DataError, MismatchError, SettingError
 from capdec.protocols import Condition, Decoding
+from capdec.tokens import train_bpe
 
 CAPTIONS = ["a man rides a horse", "two dogs run over the grass and play", "a man"]
 
@@ -210,3 +211,10 @@ def test_it_starts_from_another_ones_language_model_which_may_stay_as_it_is(tmp_
         SmallTransformer(16, **sizes, start=str(tmp_path / "nothing")).fit([])
     with pytest.raises(SettingError, match="needs start"):
         SmallTransformer(16, **sizes, frozen=True)
+
+
+def test_umlauts_are_learned_and_said_whole():
+    captions = ["Ein Mädchen läuft über die größte Straße.", "Zwei Bären fraßen Öl in Übersee, Äpfel auch."]
+    bpe = train_bpe(captions * 20, 500, ["<pad>", "<end>"])
+    assert [bpe.decode(bpe.encode(text).ids).strip() for text in captions] == captions
+    assert len(bpe.encode("Mädchen").ids) == 1, "two bytes of an umlaut are merged as letters are"

@@ -58,3 +58,10 @@ def test_clip_has_its_prompt_and_mini_has_none(tiny_backbone, tmp_path):
 
     assert ClipScore.tiny(tmp_path).prompt == "A photo depicts "
     assert ClipScore(parts.build("backbones", tiny_backbone)).prompt == ""
+
+
+def test_captions_that_the_judge_is_not_said_to_read_are_marked(tmp_path):
+    judge = ClipScore.tiny(tmp_path).judge
+    shown = Predictions({"red": "rot"}, {"red": ["rot"]}, {"red": OPENERS["red"]})
+    (german, own), plain = ((metric := ClipScore(judge, language="de")).score(shown)["R@1"].note, metric.prompt), ClipScore(judge).score(shown)
+    assert "not said to read 'de'" in german and own == "" and "not said" not in plain["R@1"].note

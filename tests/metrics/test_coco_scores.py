@@ -48,3 +48,13 @@ def test_a_caption_equal_to_all_its_references_scores_full_marks_and_unrelated_w
 def test_no_java_is_needed(monkeypatch):
     monkeypatch.setenv("PATH", "")
     assert CocoScores().score(Predictions(CAPTIONS, REFERENCES))["CIDEr"].value > 0
+
+
+def test_german_captions_are_compared_by_german_tokens():
+    references = {
+        "1": ["Ein Mädchen im weiß-blauen T-Shirt springt 2,5 m weit.", "ein Kind springt"],
+        "2": ["Zwei Hunde (groß) kämpfen auf der Wiese"],
+    }
+    captions = {"1": "ein mädchen im weiß-blauen t-shirt springt 2,5 m weit", "2": "„Zwei Hunde“, groß, kämpfen auf der Wiese!"}
+    found = CocoScores("de").score(Predictions(captions, references))
+    assert found["BLEU-4"].value == pytest.approx(100, abs=0.01) and found["ROUGE-L"].value == pytest.approx(100)

@@ -1,9 +1,11 @@
 import shutil
+import subprocess
 
 import numpy as np
 import pytest
 
-from capdec.metrics.meteor import Meteor, meteor
+from capdec.language import tokenizer
+from capdec.metrics.meteor import Meteor, _jar, _line, meteor
 from capdec.protocols import Predictions
 
 needs_java = pytest.mark.skipif(shutil.which("java") is None, reason="METEOR's program runs on Java")
@@ -37,3 +39,32 @@ def test_without_java_it_is_not_computed_and_never_nothing(monkeypatch):
 
 def test_no_match_at_all_is_zero():
     assert meteor(np.zeros((1, 23)))[0] == 0
+
+
+GERMAN = {"1": "Ein Hündchen läuft über die Wiese.", "2": "zwei Männer spielen", "3": "Ein Hund", "4": ""}
+GERMAN_REFERENCES = {
+    "1": ["Die Hündchen laufen über eine Wiese", "Hunde im Gras"],
+    "2": ["Ein Mann spielt in der Straße", "Männer, die spielen"],
+    "3": ["Ein Hund!"],
+    "4": ["ein Zimmer"],
+}
+
+
+@needs_java
+def test_german_figures_are_those_of_the_program_with_its_german_parameters():
+    found = Meteor("de").score(Predictions(GERMAN, GERMAN_REFERENCES))["METEOR"]
+    jar, said = _jar(), tokenizer("de")
+    if (jar.parent / "data/paraphrase-de.gz").is_file():
+        pytest.skip("the German paraphrases are there")
+    assert "exact and stem" in found.note
+    command = ["java", "-jar", jar.name, "-", "-", "-stdio", "-l", "de", "-m", "exact stem", "-norm"]
+    lines = [_line(said(text), [said(one) for one in GERMAN_REFERENCES[key]]) for key, text in GERMAN.items()]
+    counts = subprocess.run(command, cwd=jar.parent, input="".join(lines).encode(), capture_output=True).stdout.decode()
+    asked = " ||| ".join(["EVAL", *counts.splitlines()]) + "\n"
+    *each, whole = map(float, subprocess.run(command, cwd=jar.parent, input=asked.encode(), capture_output=True).stdout.split())
+    assert found.value == pytest.approx(100 * whole, abs=1e-9) and whole > 0.1
+    np.testing.assert_allclose(found.each, 100 * np.array(each), atol=1e-9)
+
+
+def test_other_languages_have_no_parameters_here():
+    assert "'fr'" in Meteor("fr").score(Predictions(CAPTIONS, REFERENCES))["METEOR"].note

@@ -20,3 +20,8 @@ def test_a_person_is_every_man_and_every_man_a_person():
 def test_the_set_counts_nouns_and_captions():
     found = UnseenNouns().score(Predictions({"1": "a dog", "2": "a cat with a ball and a hat"}, {"1": ["a dog"], "2": ["a cat"]}))
     assert found["unseen nouns"].value == pytest.approx(50) and found["captions with unseen nouns"].value == pytest.approx(50)
+
+
+def test_in_another_language_they_are_not_counted():
+    found = UnseenNouns("de").score(Predictions({"1": "Ein Hund"}, {"1": ["Ein Hund"]}))
+    assert all(one.value is None and "English" in one.note for one in found.values())

@@ -37,7 +37,7 @@ TOKENS = 32
 class HuggingFace:
     """`model` is a hub id, `id@revision`, or a folder in the hub's format. `dtype = "bfloat16"` holds and multiplies matrices in bfloat16 and sums
     the layers in float32; photos are then resized in a faster way (`towers.Frame`), while in float32 they are prepared as the model's own processor
-    does, to the bit. `batch` counts photos, or captions of 32 tokens.
+    does, to the bit. `batch` counts photos, or captions of 32 tokens. `languages` are those it reads, by their codes: the checkpoint does not say.
 
     `revision` becomes the commit that was loaded (None for a folder), and `truncated` counts the captions cut so far. Raises SettingError for a model
     that is not a dual encoder, DataError for one that cannot be found or read, MissingExtra without transformers.
@@ -54,6 +54,7 @@ class HuggingFace:
         device: str = "cpu",
         dtype: Literal["float32", "bfloat16"] = "float32",
         batch: int = 64,
+        languages: Sequence[str] = ("en",),
     ):
         try:
             import transformers
@@ -64,7 +65,7 @@ class HuggingFace:
         if batch < 1:
             raise SettingError(f"batch is how many captions or photos go through the model at once, 1 or more; {batch} came.")
         self.name, asked = source(model, revision)
-        self.device, self.dtype, self.batch = device, dtype, batch
+        self.device, self.dtype, self.batch, self.languages = device, dtype, batch, tuple(languages)
         self.truncated = 0
 
         options = {"revision": asked or "main", "trust_remote_code": False}

@@ -17,6 +17,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from capdec.language import reads
 from capdec.protocols import Backbone, Predictions, Score
 
 if TYPE_CHECKING:
@@ -26,12 +27,14 @@ BATCH = 64
 
 
 class ClipScore:
-    """`judge` is a backbone; `prompt` stands before each text (default: the judge's own `caption_prompt`, else the "A photo depicts " of the paper).
-    The photos of a set are embedded once, however many systems are scored on it."""
+    """`judge` is a backbone; `prompt` stands before each text (default: the judge's own `caption_prompt`, else the "A photo depicts " of the paper;
+    none where captions are not in English). Where the judge is not said to read the captions' language, the note says so. The photos of a
+    set are embedded once, however many systems are scored on it."""
 
-    def __init__(self, judge: Backbone, prompt: str | None = None):
-        self.judge = judge
-        self.prompt = prompt if prompt is not None else getattr(judge, "caption_prompt", "A photo depicts ")
+    def __init__(self, judge: Backbone, prompt: str | None = None, language: str = "en"):
+        self.judge, self.language = judge, language
+        usual = getattr(judge, "caption_prompt", "A photo depicts ") if language == "en" else ""
+        self.prompt = usual if prompt is None else prompt
         self._photos: tuple[tuple[str, ...], Tensor] | None = None
         self._texts: dict[str, Tensor] = {}
 
@@ -50,6 +53,7 @@ class ClipScore:
         nearer = [(part @ photos.T > mine[:, None] + 1e-6).sum(1) for part, mine in zip(captions.split(1024), own.split(1024), strict=True)]
         rank = torch.cat(nearer)  # how many photos are nearer than its own
         by = f"by {self.judge.fingerprint}" + (", the captioner's own backbone" if self.judge.fingerprint == predictions.backbone else "")
+        by += "" if reads(self.judge, self.language) else f", which is not said to read {self.language!r}"
         figures = {"CLIPScore": fits, "RefCLIPScore": both, **{f"R@{k}": (rank < k).float() for k in (1, 5, 10)}}
         return {name: Score.mean_of(100 * each.double().numpy(), by) for name, each in figures.items()}
 

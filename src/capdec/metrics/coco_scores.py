@@ -1,6 +1,7 @@
 """BLEU-1..4, ROUGE-L and CIDEr as the COCO caption evaluation computes them, without Java. Its "CIDEr" is CIDEr-D; all figures are times 100.
 
-Texts go through our Python twin of Stanford's PTB tokenizer (`ptb`), BLEU and ROUGE-L are pycocoevalcap's own, CIDEr is its equal (`cider`).
+Texts go through our Python twin of Stanford's PTB tokenizer (`ptb`), in other languages through Moses' (`language`); BLEU and ROUGE-L are
+pycocoevalcap's own, CIDEr is its equal (`cider`).
 """
 
 from functools import partial
@@ -11,12 +12,15 @@ from jaxtyping import Float
 
 from capdec.cider import cider
 from capdec.errors import MissingExtra
+from capdec.language import tokenizer
 from capdec.protocols import Predictions, Score
-from capdec.ptb import tokenize
 
 
 class CocoScores:
-    """Raises MissingExtra without pycocoevalcap."""
+    """Raises MissingExtra without pycocoevalcap, and what `language.tokenizer` raises."""
+
+    def __init__(self, language: str = "en"):
+        self.tokenize = tokenizer(language)
 
     def score(self, predictions: Predictions) -> dict[str, Score]:
         try:
@@ -24,8 +28,8 @@ class CocoScores:
             from pycocoevalcap.rouge.rouge import Rouge
         except ImportError as error:
             raise MissingExtra("pycocoevalcap", "eval", "scoring captions") from error
-        said = [tokenize(text) for text in predictions.captions.values()]
-        meant = [[tokenize(text) for text in predictions.references[key]] for key in predictions.captions]
+        said = [self.tokenize(text) for text in predictions.captions.values()]
+        meant = [[self.tokenize(text) for text in predictions.references[key]] for key in predictions.captions]
         counter = BleuScorer(n=4)
         for caption, references in zip(said, meant, strict=True):
             counter += (caption, references)

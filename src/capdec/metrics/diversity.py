@@ -10,21 +10,24 @@ from pathlib import Path
 
 import numpy as np
 
+from capdec.language import tokenizer
 from capdec.protocols import Predictions, Score
-from capdec.ptb import tokenize
 
 
 class Diversity:
     """Length in tokens, vocabulary in words; the others in percent."""
 
+    def __init__(self, language: str = "en"):
+        self.tokenize = tokenizer(language)
+
     def score(self, predictions: Predictions) -> dict[str, Score]:
-        said = {key: tokenize(text) for key, text in predictions.captions.items()}
+        said = {key: self.tokenize(text) for key, text in predictions.captions.items()}
         words = [text.split() for text in said.values()]
         single = [word for text in words for word in text]
         pairs = [pair for text in words for pair in pairwise(text)]
         copied = Score.missing("the text it learned from was not given")
         if len(predictions.training_text):
-            learned = {tokenize(text) for text in predictions.training_text}
+            learned = {self.tokenize(text) for text in predictions.training_text}
             copied = Score.mean_of(np.array([100.0 * (text in learned) for text in said.values()]))
         return {
             "length": Score.mean_of(np.array([float(len(text)) for text in words])),

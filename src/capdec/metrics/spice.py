@@ -22,12 +22,15 @@ WHERE = "nlp.stanford.edu/software/stanford-corenlp-full-2015-12-09.zip"
 
 class Spice:
     """Times 100: the mean over images of the F1 of propositions. `folder` holds spice-1.0.jar and lib/ (default: CAPDEC_SPICE, else pycocoevalcap's);
-    `memory` is Java's. A Score.missing where Java, the program or its models are not there. Raises CapdecError where the program fails."""
+    `memory` is Java's. A Score.missing where Java, the program or its models are not there, or the captions are not in English. Raises CapdecError
+    where the program fails."""
 
-    def __init__(self, folder: str | None = None, memory: str = "8G"):
-        self.folder, self.memory = Path(folder or os.environ.get("CAPDEC_SPICE") or _packaged()), memory
+    def __init__(self, folder: str | None = None, memory: str = "8G", language: str = "en"):
+        self.folder, self.memory, self.language = Path(folder or os.environ.get("CAPDEC_SPICE") or _packaged()), memory, language
 
     def score(self, predictions: Predictions) -> dict[str, Score]:
+        if self.language != "en":
+            return {"SPICE": Score.missing(f"its program parses English, and the captions are in {self.language!r}")}
         if shutil.which("java") is None:
             return {"SPICE": Score.missing("it runs on Java, and there is no `java` on the path")}
         if not (self.folder / "spice-1.0.jar").is_file() or not (self.folder / "lib" / MODELS).is_file():

@@ -16,9 +16,15 @@ PEOPLE = frozenset({"person", "man", "woman", "child", "boy", "girl", "baby", "a
 
 
 class UnseenNouns:
-    """Percent of the nouns named, and of the captions that name at least one such."""
+    """Percent of the nouns named, and of the captions that name at least one such. A Score.missing in another language: the lexicon is English."""
+
+    def __init__(self, language: str = "en"):
+        self.language = language
 
     def score(self, predictions: Predictions) -> dict[str, Score]:
+        if self.language != "en":
+            missing = Score.missing(f"the lexicon of nouns is English, and the captions are in {self.language!r}")
+            return {"unseen nouns": missing, "captions with unseen nouns": missing}
         counts = []
         for key, caption in predictions.captions.items():
             said = nouns(tokenize(caption).split())
