@@ -28,6 +28,7 @@ BELOW_PARTS = (
         "ptb",
         "cider",
         "nouns",
+        "gender",
         "bootstrap",
         "rerank",
         "memory",
