@@ -29,6 +29,7 @@ BELOW_PARTS = (
         "language",
         "cider",
         "nouns",
+        "gender",
         "bootstrap",
         "rerank",
         "memory",
