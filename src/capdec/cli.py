@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from capdec import __version__, parts
-from capdec.errors import CapdecError
+from capdec.errors import CapdecError, one_line
 
 if TYPE_CHECKING:
     from capdec.caption import Record
@@ -292,6 +292,52 @@ def train(
     if int(os.environ.get("RANK", "0")) == 0:
         click.echo(f"Trained: {output}   bridges: {captioner.spec['bridges']}")
         click.echo(f"Try it:  capdec caption PHOTO... --captioner {output}")
+
+
+@main.command()
+@click.argument("inputs", nargs=-1, required=True, metavar="INPUT...")
+@click.option("--output", required=True, type=click.Path(dir_okay=False, path_type=Path), help="JSON lines for `capdec train`.")
+@click.option("--sentences/--lines", default=None, help="INPUT is running text, to be cut into sentences; or captions, which a .txt has a line each.")
+@click.option("--words", nargs=2, type=int, metavar="LEAST MOST", help="Words of a text.  [default: 4 20 of a sentence; captions of any length]")
+@click.option(
+    "--visual",
+    type=click.Choice(["nouns", "likeness", "none"]),
+    help="It names a visible thing (English); or is like the captions of --mix.  [default: nouns for sentences, none for captions]",
+)
+@click.option(
+    "--near", default=95.0, show_default=True, help="Of likeness: as near to some plain caption as so many percent of these are to another."
+)
+@click.option("--backbone", default="mini", show_default=True, help="Of likeness: a backbone's name, a hub id (@revision) or a folder.")
+@click.option("--mix", help="Plain captions, to be mixed with.")
+@click.option("--share", default=0.5, show_default=True, help="Share of INPUT's texts when mixed; there are as many as it leaves room for.")
+@click.option("--recase", is_flag=True, help="Give words in small letters the capitals that INPUT most often gives them.")
+@click.option("--seed", default=0, show_default=True, help="Of what is left out for --share.")
+@device_option
+def prepare(inputs: tuple[str, ...], output: Path, words: tuple[int, int] | None, backbone: str, device: str, **given: Any) -> None:
+    """Turn a book, news or any text into captions to train on, in its manner: sentences that can be seen, mixed with plain captions.
+
+    INPUT is a text file or whatever `capdec train` reads. What was dropped is counted by its reason, and shown in OUTPUT's .report.json.
+    """
+    from rich.console import Console
+    from rich.table import Table
+
+    from capdec.prepare import prepare as run
+    from capdec.prepare import report_path
+
+    judge = parts.build("backbones", _part("backbones", backbone), device=device) if given["visual"] == "likeness" else None
+    report = run(inputs, output, words=words, backbone=judge, **given)
+    table = Table(title=f"{report['read']:,} texts", title_justify="left")
+    for column in ("", "texts", "%", "why", "for example"):
+        table.add_column(column, justify="right" if column in ("texts", "%") else "left")
+    for name, one in (("kept", report["kept"]), *report["dropped"].items()):
+        if one["count"]:
+            share = f"{100 * one['count'] / report['read']:.1f}"
+            table.add_row(name, f"{one['count']:,}", share, one.get("why", ""), one_line(one["examples"][0], 100))
+    Console(width=max(120, Console().width), highlight=False).print(table)
+    written = report["written"]
+    beside = f" and {written['plain']:,} plain captions: a share of {written['share']:.3f}" if given["mix"] else ""
+    click.echo(f"Written to {output}: {written['corpus']:,} of the text's{beside}. All reasons, with examples: {report_path(output)}")
+    click.echo(f"Train on it:  capdec train {output} --output DIR")
 
 
 @main.command(epilog=_choices())
