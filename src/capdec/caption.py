@@ -1,6 +1,6 @@
-"""Caption files: paths in, records out, in the order of the paths. A photo that cannot be opened is a record with an error, not the end of the run.
+"""Caption files: paths in, records out, in the order of the paths. What cannot be opened is a record with an error, not the end of the run.
 
-Photos are opened, and brought to the size the backbone sees, in threads (`corpus.opened_photos`).
+Photos and videos are opened, and brought to the size the backbone sees, in threads (`corpus.opened_photos`).
 """
 
 import itertools
@@ -9,46 +9,70 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from capdec.captioner import Captioner
 from capdec.checkpoint import replacing
 from capdec.corpus import opened_photos
-from capdec.errors import ImageError
-from capdec.images import LONGEST_SIDE, open_image
+from capdec.errors import ImageError, MissingExtra
 from capdec.protocols import Caption, Decoding
+from capdec.video import is_video, open_visual
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
 
 
 @dataclass(frozen=True)
 class Record:
-    """What became of one path: a caption or an error."""
+    """What became of one path: a caption or an error. Of a video, how many `frames` it was told from."""
 
     path: str
     caption: Caption | None = None
     error: str | None = None
+    frames: int | None = None
 
     def as_json(self) -> str:
-        """One line: path and caption and score, the alternatives if there are any; or path and error."""
+        """One line: path and caption and score, a video's frames, the alternatives if there are any; or path and error."""
         if self.caption is None:
             return json.dumps({"path": self.path, "error": self.error}, ensure_ascii=False)
         values: dict[str, object] = {"path": self.path, "caption": self.caption.text, "score": round(self.caption.score, 4)}
+        if self.frames is not None:
+            values["frames"] = self.frames
         if self.caption.alternatives:
             values["alternatives"] = [{"caption": other.text, "score": round(other.score, 4)} for other in self.caption.alternatives]
         return json.dumps(values, ensure_ascii=False)
 
 
 def caption_files(
-    captioner: Captioner, paths: Iterable[str], decoding: Decoding | None = None, batch: int = 32, workers: int | None = None
+    captioner: Captioner,
+    paths: Iterable[str],
+    decoding: Decoding | None = None,
+    batch: int = 32,
+    workers: int | None = None,
+    frames: int = 8,
+    pooling: str = "mean",
 ) -> Iterator[Record]:
-    """A record for each path."""
+    """A record for each path; `frames` and `pooling` are `Captioner.caption`'s, of a video."""
     listed, named = itertools.tee(paths)
-    openers = (partial(open_image, path, at_most=LONGEST_SIDE) for path in listed)
+    openers = (partial(_open, path, frames) for path in listed)
     done = 0
     for opened in opened_photos(openers, captioner.backbone, batch, workers):
-        images = [image for image in opened if not isinstance(image, ImageError)]
-        captions = iter(captioner.caption(images, decoding, batch, start=done))
-        done += len(images)
-        for path, image in zip(itertools.islice(named, len(opened)), opened, strict=True):
-            yield Record(path, error=str(image)) if isinstance(image, ImageError) else Record(path, next(captions))
+        clips = [clip for clip in opened if not isinstance(clip, ImageError)]
+        captions = iter(captioner.caption(clips, decoding, batch, start=done, pooling=pooling))
+        done += len(clips)
+        for path, clip in zip(itertools.islice(named, len(opened)), opened, strict=True):
+            if isinstance(clip, ImageError):
+                yield Record(path, error=str(clip))
+            else:
+                yield Record(path, next(captions), frames=len(clip) if is_video(path) else None)
+
+
+def _open(path: str, frames: int) -> "list[Image]":
+    """Raises ImageError alone: without PyAV a video is one that cannot be opened."""
+    try:
+        return open_visual(path, frames)
+    except MissingExtra as error:
+        raise ImageError(f"{path}: {error}") from error
 
 
 def write_records(records: Iterable[Record], write: Callable[[str], object] | None = None, beside: bool = False) -> Iterator[Record]:

@@ -13,12 +13,13 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, replace
 from importlib import resources
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float
+from PIL.Image import Image
 from torch import Tensor
 
 import capdec
@@ -26,18 +27,17 @@ from capdec import generation, parts
 from capdec import recipe as recipes
 from capdec.checkpoint import load_module, module_tensors, read_tensors, write_json, write_tensors
 from capdec.corpus import encode_photos
-from capdec.errors import DataError, MismatchError, MissingExtra, SettingError
-from capdec.images import LONGEST_SIDE, open_image, upright
+from capdec.errors import DataError, ImageError, MismatchError, MissingExtra, SettingError
+from capdec.images import upright
 from capdec.language import reads
 from capdec.memory import Memory
 from capdec.precision import precision
 from capdec.protocols import Backbone, Bridge, Caption, Condition, Decoder, Decoding, Supervision
 from capdec.rerank import by_clip, by_consensus, by_neighbours
-
-if TYPE_CHECKING:
-    from PIL.Image import Image
+from capdec.video import open_visual
 
 FORMAT = 1
+POOLINGS = ("mean", "projected")
 CARD = """---
 library_name: capdec
 pipeline_tag: image-to-text
@@ -119,16 +119,33 @@ class Captioner:
         held = (getattr(bridge, "memory", None) for bridge in self.bridges)
         return [memory for memory in held if isinstance(memory, Memory)]
 
-    def caption(self, images: "Iterable[Image | str | Path]", decoding: Decoding | None = None, batch: int = 32, start: int = 0) -> list[Caption]:
-        """The best caption of each photo (a PIL image, a path or a URL), with what else `decoding.captions` asks for as
-        `alternatives`. `start` is the place of the first photo where this call is one of many: random draws belong to a place, whatever the batches.
-        Raises ImageError at the first photo that cannot be opened."""
+    def caption(
+        self,
+        images: Iterable[Image | Sequence[Image] | str | Path],
+        decoding: Decoding | None = None,
+        batch: int = 32,
+        start: int = 0,
+        frames: int = 8,
+        pooling: str = "mean",
+    ) -> list[Caption]:
+        """The best caption of each photo (a PIL image, a path or a URL) or clip (a sequence of PIL images, or a video's path, from which `frames` are
+        taken), with what else `decoding.captions` asks for as `alternatives`. `start` is the place of the first photo where this call is one of
+        many: random draws belong to a place, whatever the batches.
+
+        What is told of a clip is, as in DeCap (Li et al. 2023), by `pooling`: "mean", of its frames' embeddings (of unit length), which then crosses
+        the bridges as a photo's does; "projected", the mean of what each frame becomes across the bridges. Raises ImageError at the first that cannot
+        be opened, MissingExtra for a video without PyAV, SettingError for another pooling."""
+        if pooling not in POOLINGS:
+            raise SettingError(f"pooling = {pooling!r}; it is one of {', '.join(POOLINGS)}.")
         found: list[Caption] = []
         rest = iter(images)
         while taken := list(itertools.islice(rest, batch)):
-            opened = [open_image(image, at_most=LONGEST_SIDE) if isinstance(image, str | Path) else upright(image) for image in taken]
-            seen = encode_photos(self.backbone, opened, self.regions, self.normalize)
-            found += self._generate(seen, decoding or self.decoding, start + len(found))
+            clips = [_opened(image, frames) for image in taken]
+            sizes = [len(clip) for clip in clips]
+            seen = encode_photos(self.backbone, [photo for clip in clips for photo in clip], self.regions, self.normalize)
+            if pooling == "mean":
+                seen, sizes = _pooled(seen, sizes), [1] * len(clips)
+            found += self._generate(seen, decoding or self.decoding, start + len(found), sizes)
         return found
 
     def caption_embeddings(
@@ -183,21 +200,26 @@ class Captioner:
         """The one that is asked for; else the plain one, or the first where none is."""
         return decoding.style or ("" if "" in self.styles else next(iter(self.styles), ""))
 
-    def _generate(self, embeddings: Tensor, decoding: Decoding, start: int) -> list[Caption]:
-        """Where a bridge draws at inference, each of a photo's captions is told from draws of its own, and is the best of its search."""
+    def _generate(self, embeddings: Tensor, decoding: Decoding, start: int, sizes: Sequence[int] | None = None) -> list[Caption]:
+        """Where a bridge draws at inference, each of a photo's captions is told from draws of its own, and is the best of its search. `sizes`: how
+        many embeddings in a row are the frames of one clip; each crosses the bridges, and they are then pooled."""
         self.check(decoding)
         clean = Condition.of((F.normalize(embeddings, dim=-1) if self.normalize else embeddings).cpu())
         if self.styles or self.lengths:
             clean = replace(clean, prompts=(prompt(self._style(decoding), decoding.length),) * len(clean))
         drawn = any(getattr(bridge, "draws", False) for bridge in self.bridges)
-        lists: list[list[Caption]] = [[] for _ in range(len(embeddings))]
+        sizes = sizes or [1] * len(embeddings)
+        places = [start + place for place, size in enumerate(sizes) for _ in range(size)]
+        lists: list[list[Caption]] = [[] for _ in sizes]
         teller = self._teller() if decoding.rerank == "neighbours" else None
         asked = clean  # the photos as the teller sees them
         for turn in range(generation.found(decoding) if drawn else 1):
-            condition, seeds = clean, [(decoding.seed * 1_000_003 + start + place) * 1_009 + turn for place in range(len(embeddings))]
+            condition, seeds = clean, [(decoding.seed * 1_000_003 + place) * 1_009 + turn for place in places]
             for bridge in self.bridges:
                 asked = condition if bridge is teller else asked
                 condition = _drawn(bridge, condition, seeds) if getattr(bridge, "draws", False) else bridge.from_image(condition, None)
+            if any(size > 1 for size in sizes):
+                condition = _as_clips(condition, sizes)
             many = 1 if drawn else generation.found(decoding)
             wanted = replace(
                 decoding, seed=decoding.seed * 1_000_003 + start + turn * 1_009_007, captions=many, rerank="none", candidates=0, score_weight=0.0
@@ -205,11 +227,11 @@ class Captioner:
             lists = [before + more for before, more in zip(lists, self.decoder.generate(condition, wanted), strict=True)]
         lists = [sorted(captions, key=lambda caption: -caption.score) for captions in lists]
         if decoding.rerank == "clip":
-            lists = by_clip(lists, embeddings if embeddings.ndim == 2 else embeddings[:, 0], self.backbone, decoding.score_weight)
+            lists = by_clip(lists, _pooled(embeddings if embeddings.ndim == 2 else embeddings[:, 0], sizes), self.backbone, decoding.score_weight)
         elif decoding.rerank == "consensus":
             lists = by_consensus(lists, decoding.score_weight, self.language)
         elif teller is not None:
-            near = teller.memory.said_near(asked, decoding.neighbours)
+            near = teller.memory.said_near(asked.with_embeddings(_pooled(asked.embeddings, sizes)), decoding.neighbours)
             lists = by_neighbours(lists, [[text for text, _ in texts] for texts in near], decoding.score_weight, self.language)
         return [replace(best, alternatives=tuple(others)) for best, *others in (captions[: decoding.captions] for captions in lists)]
 
@@ -351,6 +373,39 @@ def require_reader(decoding: Decoding, backbone: Backbone, language: str) -> Non
             f'rerank = "clip" has the backbone read the captions, which are in {language!r}, and {type(backbone).__name__} is not said to read that. '
             f"Choose by neighbours or consensus; or, for a model of the hub that does, say languages = [..., {language!r}] in the backbone's table."
         )
+
+
+def _opened(image: Image | Sequence[Image] | str | Path, frames: int) -> list[Image]:
+    """A photo as one frame, a clip as several. Raises ImageError for a clip of none."""
+    if isinstance(image, str | Path):
+        return open_visual(image, frames)
+    photos = [upright(frame) for frame in ([image] if isinstance(image, Image) else image)]
+    if not photos:
+        raise ImageError("a clip without a frame came. Give at least one image.")
+    return photos
+
+
+def _as_clips(frames: Condition, sizes: Sequence[int]) -> Condition:
+    """Raises SettingError where a frame's condition is more than one embedding, or frames of a clip have different prompts."""
+    firsts = [0, *itertools.accumulate(sizes)][:-1]
+    said = None if frames.prompts is None else [set(frames.prompts[first : first + size]) for first, size in zip(firsts, sizes, strict=True)]
+    if frames.embeddings.shape[1] > 1 or any(len(prompts) > 1 for prompts in said or ()):
+        raise SettingError('pooling = "projected" is for bridges that make one embedding of a frame, and no prompt. Take "mean".')
+    condition = Condition.of(_pooled(frames.embeddings[:, 0], sizes))
+    return replace(condition, prompts=None if said is None else tuple(prompts.pop() for prompts in said))
+
+
+def _pooled(frames: Float[Tensor, "N D"] | Float[Tensor, "N K D"], sizes: Sequence[int]) -> Float[Tensor, "B D"] | Float[Tensor, "B K D"]:
+    """Of each clip's frames, which come one after the other, the mean, brought to their mean length. Regions are not averaged: a clip has as many
+    as a frame, the frames' in turn, the first of each and then the second of each."""
+    if all(size == 1 for size in sizes):
+        return frames
+    rows = frames if frames.ndim == 3 else frames.unsqueeze(1)
+    pooled = []
+    for clip in rows.split(list(sizes)):
+        mean = F.normalize(clip[:, 0].mean(0, keepdim=True), dim=-1) * clip[:, 0].norm(dim=-1).mean()
+        pooled.append(torch.cat([mean, clip[:, 1:].transpose(0, 1).flatten(0, 1)])[: clip.shape[1]])
+    return torch.stack(pooled) if frames.ndim == 3 else torch.cat(pooled)
 
 
 def located(spec: str | dict[str, Any], backbone: Backbone) -> str | dict[str, Any]:

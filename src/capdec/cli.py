@@ -95,6 +95,14 @@ dtype_option = click.option(
 @click.option("--output", type=click.Path(dir_okay=False, path_type=Path), help="Write JSON lines to this file.")
 @click.option("--write", "beside", type=click.Choice(["txt"]), help="Also write each caption beside its photo.")
 @click.option("--batch", type=click.IntRange(min=1), default=32, show_default=True, help="Photos at a time.")
+@click.option("--frames", type=click.IntRange(min=1), default=8, show_default=True, help="Frames of a video that are looked at.")
+@click.option(
+    "--pooling",
+    type=click.Choice(["mean", "projected"]),
+    default="mean",
+    show_default=True,
+    help="Of a video: the mean of its frames, or of what the bridges make of each.",
+)
 @device_option
 @dtype_option
 @_decoding
@@ -105,21 +113,25 @@ def caption(
     beside: str | None,
     own_parts: bool,
     batch: int,
+    frames: int,
+    pooling: str,
     device: str,
     dtype: str,
     **decoding: Any,
 ) -> None:
-    """Caption photos: files, folders, patterns, URLs, or - for paths on stdin.
+    """Caption photos and videos: files, folders, patterns, URLs (of photos), or - for paths on stdin.
 
-    On a terminal the captions are shown as they come; into a pipe or a file go JSON lines (path, caption, score, alternatives if asked for). The exit
-    status is 1 if any photo failed; the others are captioned all the same.
+    On a terminal the captions are shown as they come; into a pipe or a file go JSON lines (path, caption, score, the number of a video's frames,
+    alternatives if asked for). The exit status is 1 if any failed; the others are captioned all the same.
     """
     from capdec.caption import caption_files, write_records
     from capdec.captioner import Captioner
-    from capdec.images import find_images
+    from capdec.images import SUFFIXES, find_images
+    from capdec.video import SUFFIXES as VIDEOS
 
     loaded = Captioner.load(captioner, device, own_parts=own_parts, dtype=dtype)
-    records = caption_files(loaded, find_images(paths), _decoding_of(loaded.decoding, decoding), batch)
+    found = find_images(paths, SUFFIXES + VIDEOS)
+    records = caption_files(loaded, found, _decoding_of(loaded.decoding, decoding), batch, frames=frames, pooling=pooling)
     done = failed = 0
     for standard in (sys.stdout, sys.stderr):  # a file name that is no text is written with JSON's own escapes
         if isinstance(standard, io.TextIOWrapper):

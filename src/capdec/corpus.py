@@ -27,7 +27,7 @@ from torch import Tensor
 from capdec import parts
 from capdec.checkpoint import replacing, write_json
 from capdec.errors import DataError, ImageError, MismatchError, SettingError
-from capdec.images import open_batches
+from capdec.images import Opened, open_batches
 from capdec.protocols import Backbone, Condition, Dataset, Example
 
 if TYPE_CHECKING:
@@ -316,14 +316,19 @@ def encode_photos(
 
 
 def opened_photos(
-    openers: "Iterable[Callable[[], Image]]", backbone: Backbone, batch: int = PHOTOS, workers: int | None = None
-) -> "Iterator[list[Image | ImageError]]":
-    """In batches and in order, as small as the backbone sees them where it says so. In threads: while the backbone works on a batch, the next are
-    opened. Not on two cores: there both are wanted by the tower, and threads beside it hold it up for longer than they take."""
+    openers: "Iterable[Callable[[], Opened]]", backbone: Backbone, batch: int = PHOTOS, workers: int | None = None
+) -> "Iterator[list[Opened | ImageError]]":
+    """Photos, or lists of a clip's frames, in batches and in order, as small as the backbone sees them where it says so. In threads: while the
+    backbone works on a batch, the next are opened. Not on two cores: there both are wanted by the tower, and threads beside it hold it up for longer
+    than they take."""
     on_few_cores = str(getattr(backbone, "device", "cpu")).startswith("cpu") and (os.cpu_count() or 1) <= 2
-    fit = getattr(backbone, "fit_photo", None)
-    ahead = 0 if on_few_cores or fit is None else 2  # photos at their full size are many bytes
-    return open_batches(openers, batch, fit, ahead, workers)
+    fit_photo: Any = getattr(backbone, "fit_photo", None)
+
+    def fit(opened: Any) -> Any:
+        return [fit_photo(frame) for frame in opened] if isinstance(opened, list) else fit_photo(opened)
+
+    ahead = 0 if on_few_cores or fit_photo is None else 2  # photos at their full size are many bytes
+    return open_batches(openers, batch, fit if fit_photo else None, ahead, workers)
 
 
 def embed_photos(

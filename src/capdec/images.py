@@ -19,6 +19,7 @@ from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
 from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
 from PIL import Image, ImageFile, TiffImagePlugin, UnidentifiedImageError
@@ -37,6 +38,7 @@ SUFFIXES = (
     *(".jpg", ".jpeg", ".jpe", ".jfif", ".mpo", ".png", ".apng", ".webp", ".gif", ".bmp", ".dib", ".tif", ".tiff"),
     *(".ppm", ".pgm", ".pbm", ".pnm", ".avif", ".heic", ".heif", ".ico"),
 )
+Opened = TypeVar("Opened")
 UPRIGHT = {  # EXIF orientation -> what undoes it
     2: Image.Transpose.FLIP_LEFT_RIGHT,
     3: Image.Transpose.ROTATE_180,
@@ -85,16 +87,16 @@ def open_image(
 
 
 def open_batches(
-    openers: Iterable[Callable[[], Image.Image]],
+    openers: Iterable[Callable[[], Opened]],
     batch: int,
-    fit: Callable[[Image.Image], Image.Image] | None = None,
+    fit: Callable[[Opened], Opened] | None = None,
     ahead: int = 2,
     workers: int | None = None,
-) -> Iterator[list[Image.Image | ImageError]]:
-    """Photos, or why they could not be opened, in batches and in order; opened in threads (8, or one a core) and passed through `fit` there. While
-    one batch is used, `ahead` more are opened. `openers` is read no further than that."""
+) -> Iterator[list[Opened | ImageError]]:
+    """Photos (or clips), or why they could not be opened, in batches and in order; opened in threads (8, or one a core) and passed through `fit`
+    there. While one batch is used, `ahead` more are opened. `openers` is read no further than that."""
 
-    def opened(opener: Callable[[], Image.Image]) -> Image.Image | ImageError:
+    def opened(opener: Callable[[], Opened]) -> Opened | ImageError:
         try:
             return opener() if fit is None else fit(opener())
         except ImageError as error:
@@ -103,7 +105,7 @@ def open_batches(
     pool = ThreadPoolExecutor(workers or min(8, os.cpu_count() or 1))
     try:
         submitted = (pool.submit(opened, opener) for opener in openers)
-        waiting: deque[Future[Image.Image | ImageError]] = deque()
+        waiting: deque[Future[Opened | ImageError]] = deque()
         while True:
             waiting.extend(itertools.islice(submitted, (1 + ahead) * batch - len(waiting)))
             if not waiting:
@@ -209,7 +211,7 @@ def _guess(head: bytes) -> str:
     if head[4:8] == b"ftyp" and head[8:12] in (b"heic", b"heix", b"hevc", b"heim", b"mif1", b"msf1"):
         return "a HEIC photo (save it as JPEG, or install pillow-heif and call its register_heif_opener)"
     if head[4:8] == b"ftyp" and head[8:12] != b"avif":
-        return "a video"
+        return "a video (capdec caption reads those that are files and end in .mp4, .mov or the like)"
     if head.startswith((b"\xff\x4f\xff\x51", b"\0\0\0\x0cjP  ")):
         return "JPEG 2000 (save it as JPEG)"
     for start, what in {b"<svg": "an SVG drawing", b"<?xml": "XML, perhaps an SVG drawing", b"%pdf": "a PDF", b"%!ps": "PostScript"}.items():
@@ -273,28 +275,28 @@ def _download(url: str, name: str, max_bytes: int, timeout: float, public_only: 
     return bytes(content)
 
 
-def find_images(paths: Iterable[str]) -> Iterator[str]:
+def find_images(paths: Iterable[str], suffixes: tuple[str, ...] = SUFFIXES) -> Iterator[str]:
     """The image files meant by `paths`, lazily: files, folders (all below, by suffix, in order, hidden ones left out), patterns such as
     "photos/**/*.jpg" (what they match, by suffix), addresses as they are, and "-" for a path a line on standard input. What matches nothing is passed
     on as it is, so that it fails where it is opened and is reported there."""
     for path in paths:
         if path == "-":
-            yield from find_images(line for line in (line.rstrip("\r\n") for line in sys.stdin) if line not in ("", "-"))
+            yield from find_images((line for line in (line.rstrip("\r\n") for line in sys.stdin) if line not in ("", "-")), suffixes)
         elif "://" in path:
             yield path
         elif os.path.isdir(path):
-            yield from _or(_below(path), path)
+            yield from _or(_below(path, suffixes), path)
         elif glob.has_magic(path) and not os.path.exists(path):
             matches = sorted(set(glob.iglob(path, recursive=True)))
-            yield from _or((match for match in matches if match.lower().endswith(SUFFIXES) and os.path.isfile(match)), path)
+            yield from _or((match for match in matches if match.lower().endswith(suffixes) and os.path.isfile(match)), path)
         else:
             yield path
 
 
-def _below(folder: str) -> Iterator[str]:
+def _below(folder: str, suffixes: tuple[str, ...]) -> Iterator[str]:
     for root, folders, files in os.walk(folder):
         folders[:] = sorted(name for name in folders if not name.startswith("."))
-        yield from (os.path.join(root, name) for name in sorted(files) if name.lower().endswith(SUFFIXES) and not name.startswith("."))
+        yield from (os.path.join(root, name) for name in sorted(files) if name.lower().endswith(suffixes) and not name.startswith("."))
 
 
 def _or(found: Iterator[str], otherwise: str) -> Iterator[str]:
