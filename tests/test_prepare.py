@@ -142,12 +142,16 @@ def test_careless_capitals_are_mended_by_the_majority_inside_of_sentences(tmp_pa
     assert texts_of(tmp_path / "out.jsonl") == list(mended.values())
 
 
-def test_a_change_comes_before_the_questions_and_a_text_stays_its_own_source(tmp_path):
-    lines = [{"captions": ["a man runs", "a woman runs"]}, {"source": "a man runs", "target": "the man runs"}]
+def test_gendered_words_are_rewritten_before_the_questions_and_a_text_stays_its_own_source(tmp_path):
+    lines = [{"captions": ["a man runs", "a woman runs"]}, {"source": "a man runs", "target": "his dog runs"}]
     (tmp_path / "c.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
-    changes = [lambda text: text.replace("woman", "person"), lambda text: text.replace("man", "person")]
-    prepare([str(tmp_path / "c.jsonl")], tmp_path / "out.jsonl", changes=changes)
-    assert rows_of(tmp_path / "out.jsonl") == [{"captions": ["a person runs"]}, {"source": ["a man runs"], "target": ["the person runs"]}]
+    (tmp_path / "mix.jsonl").write_text(json.dumps({"image_id": "1", "captions": ["a boy", "a girl", "a cat"]}) + "\n")
+    prepare([str(tmp_path / "c.jsonl")], tmp_path / "out.jsonl", gender="neutral", mix=str(tmp_path / "mix.jsonl"), share=0.4)
+    assert rows_of(tmp_path / "out.jsonl") == [
+        {"captions": ["a person runs"]},
+        {"source": ["a man runs"], "target": ["their dog runs"]},
+        {"image_id": "1", "captions": ["a child", "a child", "a cat"]},
+    ]
 
 
 def test_what_was_prepared_trains(book, tmp_path, captions_file, tiny_backbone):

@@ -18,6 +18,7 @@ import re
 import warnings
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -29,6 +30,7 @@ from capdec import recipe
 from capdec.checkpoint import replacing, write_json
 from capdec.corpus import Pairs, open_dataset, read_pairs
 from capdec.errors import DataError, MissingExtra, SettingError
+from capdec.gender import rewrite
 from capdec.nearest import nearest
 from capdec.nouns import nouns
 from capdec.progress import Progress
@@ -62,7 +64,7 @@ def prepare(
     backbone: Backbone | None = None,
     near: float = 95.0,
     recase: bool = False,
-    changes: Sequence[Callable[[str], str]] = (),
+    gender: str | None = None,
     seed: int = 0,
 ) -> dict[str, Any]:
     """Writes `output`, and returns what is in its report.
@@ -75,8 +77,8 @@ def prepare(
         likeness    by `backbone` it is as near to some plain caption of `mix` as `near` percent of those are to one of another photo
 
     `mix` are plain captions; `share` is that of the inputs' texts among all that is written: the side there is too much of is cut to it, whole photos
-    at a time, in an order that `seed` decides. `recase` gives words in small letters the capitals that the inputs most often give them. `changes` are
-    made to each text before anything is asked of it.
+    at a time, in an order that `seed` decides. `recase` gives words in small letters the capitals that the inputs most often give them. `gender`
+    rewrites the gendered words of all that is written, of `mix` too: "neutral", "balanced" or "swap" (`capdec.gender`).
 
     Raises SettingError for what cannot be asked, MissingExtra without syntok, DataError for a file that cannot be used, or where nothing is left.
     """
@@ -96,8 +98,10 @@ def prepare(
     read = _read(inputs, bool(sentences))
     if not read:
         raise DataError(f"{', '.join(inputs)}: no sentence was found there. Is it text?")
-    for change in (*((_recaser(read.targets),) if recase else ()), *changes):
-        read = _changed(read, change)
+    if recase:
+        read = _changed(read, _recaser(read.targets))
+    if gender:
+        read, plain = (_changed(texts, partial(rewrite, mode=gender, seed=seed)) for texts in (read, plain))
     reasons, found = _faults(read, words, bool(sentences))
     looks, criterion = _visible([text for text, fault in zip(read.targets, found, strict=True) if fault is None], visual, plain, backbone, near)
     reasons["not visual"], seen = criterion, iter(looks)
@@ -113,7 +117,7 @@ def prepare(
         file.writelines(json.dumps(row, ensure_ascii=False) + "\n" for row in (*_rows(corpus), *_rows(beside)))
     texts = {fault: [text for text, one in zip(read.targets, found, strict=True) if one == fault] for fault in reasons}
     report = {
-        **recipe.origin(), "inputs": list(inputs), "sentences": bool(sentences), "recase": recase, "seed": seed, "read": len(read),
+        **recipe.origin(), "inputs": list(inputs), "sentences": bool(sentences), "recase": recase, "gender": gender, "seed": seed, "read": len(read),
         "dropped": {fault: {"why": why, "count": counts[fault], "examples": _some(texts[fault], seed)} for fault, why in reasons.items()},
         "kept": {"count": len(kept), "examples": _some(kept.targets, seed)},
         "mix": {"opened": mix, "captions": len(plain), "share": share} if mix is not None else None,

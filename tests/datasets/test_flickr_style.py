@@ -42,7 +42,8 @@ def test_the_sample_in_the_owners_layout_is_read_in_both_styles():
 
 def test_it_joins_with_the_factual_captions_of_flickr8k():
     pairs = read_pairs(FlickrStyle(RELEASE, "train", partial=True), Flickr8k(DATA / "flickr8k/dataset_flickr8k.json", "val", partial=True))
-    assert pairs.sources == ["A blue wall."] and pairs.targets == ["a blue wall in love with the evening ."]
+    assert pairs.sources == ["A blue wall.", "A wall in blue."], "the one romantic caption is told from each factual one"
+    assert pairs.targets == ["a blue wall in love with the evening ."] * 2
 
 
 def test_the_split_is_6000_and_1000_photos_and_depends_on_nothing_but_their_numbers(tmp_path):
