@@ -151,7 +151,9 @@ def captioners(tmp_path_factory):
     remembering = MemoryProjection.tiny(folder)
     remembering.memory.texts = [f"a caption that it remembers, number {n}" for n in range(20)]
     reranked = {"rerank": "clip", "candidates": 5, "score_weight": 0.5}
-    return {"plain": made(folder, GaussianNoise.tiny(folder), **reranked), "remembering": made(folder, remembering)}
+    found = {"plain": made(folder, GaussianNoise.tiny(folder), **reranked), "remembering": made(folder, remembering)}
+    found["remembering"].styles = ("", "loud")
+    return found
 
 
 @pytest.fixture(scope="module")
@@ -467,6 +469,21 @@ def test_fewer_beams_than_the_captioner_has_candidates_will_do(page, beams):
     assert page.input_value("#captions") == beams
     choose(page, photo())
     captioned(page, "1 of 1 captioned")
+
+
+@browsers
+def test_a_style_that_the_captioner_learned_can_be_chosen(page):
+    style = page.get_by_label("Style", exact=True)
+    expect(style).to_be_hidden()
+    page.get_by_label("Captioner").select_option("remembering")
+    assert style.locator("option").all_text_contents() == ["plain", "loud"]
+    choose(page, photo())
+    captioned(page, "1 of 1 captioned")
+    asked(page)
+    style.select_option("loud")
+    page.get_by_role("button", name="Caption all again").click()
+    captioned(page, "1 of 1 captioned")
+    assert page.evaluate("asked")[0]["style"] == "loud"
 
 
 @browsers

@@ -187,6 +187,17 @@ def test_the_memorys_nearest_captions_are_told_where_it_keeps_its_texts(client, 
             assert [one["cosine"] for one in near] == pytest.approx(cosines[0].tolist(), abs=1e-3)
 
 
+def test_a_style_is_asked_for_by_its_name(client, tiny_captioner):
+    error(ask(client, {"embedding": vector(0)}, decoding={"style": "loud"}), 422, "bad_setting")
+    stylish = Captioner(tiny_captioner.backbone, [], tiny_captioner.decoder, tiny_captioner.spec, styles=("", "loud"))
+    with served(stylish) as other:
+        model = other.get("/v1/models").json()["models"][0]
+        assert model["styles"] == ["", "loud"] and model["has_lengths"] is False
+        said = ask(other, {"embedding": vector(0)}, decoding={"style": "loud"}).json()["results"][0]["caption"]
+        assert said == stylish.caption_embeddings(torch.tensor([vector(0)]), Decoding(style="loud"))[0].text
+        error(ask(other, {"embedding": vector(0)}, decoding={"length": "long"}), 422, "bad_setting")
+
+
 def test_a_captioners_own_way_of_choosing_gives_way_to_what_is_asked_for():
     own = Decoding(beams=5, candidates=5, rerank="clip", score_weight=0.5)
     assert generation.changed(own, {"beams": 3}) == Decoding(beams=3, candidates=3, rerank="clip", score_weight=0.5)
