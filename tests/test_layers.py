@@ -30,6 +30,7 @@ BELOW_PARTS = (
         "nouns",
         "bootstrap",
         "rerank",
+        "confidence",
         "memory",
         "noise",
         "inference",

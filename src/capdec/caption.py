@@ -13,33 +13,46 @@ from pathlib import Path
 from capdec.captioner import Captioner
 from capdec.checkpoint import replacing
 from capdec.corpus import opened_photos
-from capdec.errors import ImageError
+from capdec.errors import ImageError, SettingError
 from capdec.images import LONGEST_SIDE, open_image
 from capdec.protocols import Caption, Decoding
 
 
 @dataclass(frozen=True)
 class Record:
-    """What became of one path: a caption or an error."""
+    """What became of one path: a caption or an error. A caption that is `withheld` is there, and not to be said."""
 
     path: str
     caption: Caption | None = None
     error: str | None = None
+    withheld: bool = False
 
     def as_json(self) -> str:
-        """One line: path and caption and score, the alternatives if there are any; or path and error."""
+        """One line: path and caption (null if withheld) and score, confidence where it is known, the alternatives if there are any; or path and
+        error."""
         if self.caption is None:
             return json.dumps({"path": self.path, "error": self.error}, ensure_ascii=False)
-        values: dict[str, object] = {"path": self.path, "caption": self.caption.text, "score": round(self.caption.score, 4)}
-        if self.caption.alternatives:
+        said = None if self.withheld else self.caption.text
+        values: dict[str, object] = {"path": self.path, "caption": said, "score": round(self.caption.score, 4)}
+        if self.caption.confidence is not None:
+            values |= {"confidence": round(self.caption.confidence, 4), "unsure": self.caption.unsure or self.withheld}
+        if self.caption.alternatives and not self.withheld:
             values["alternatives"] = [{"caption": other.text, "score": round(other.score, 4)} for other in self.caption.alternatives]
         return json.dumps(values, ensure_ascii=False)
 
 
 def caption_files(
-    captioner: Captioner, paths: Iterable[str], decoding: Decoding | None = None, batch: int = 32, workers: int | None = None
+    captioner: Captioner,
+    paths: Iterable[str],
+    decoding: Decoding | None = None,
+    batch: int = 32,
+    workers: int | None = None,
+    least: float | None = None,
 ) -> Iterator[Record]:
-    """A record for each path."""
+    """A record for each path. Captions of less confidence than `least` are withheld. Raises SettingError where that is not known."""
+    if least is not None and captioner.confidence_for(decoding) is None:
+        other = "calibrated for another decoding" if captioner.confidence else "not calibrated"
+        raise SettingError(f"how sure to be of its captions this captioner does not know: it is {other}. See capdec calibrate --help.")
     listed, named = itertools.tee(paths)
     openers = (partial(open_image, path, at_most=LONGEST_SIDE) for path in listed)
     done = 0
@@ -48,15 +61,20 @@ def caption_files(
         captions = iter(captioner.caption(images, decoding, batch, start=done))
         done += len(images)
         for path, image in zip(itertools.islice(named, len(opened)), opened, strict=True):
-            yield Record(path, error=str(image)) if isinstance(image, ImageError) else Record(path, next(captions))
+            if isinstance(image, ImageError):
+                yield Record(path, error=str(image))
+                continue
+            caption = next(captions)
+            yield Record(path, caption, withheld=least is not None and (caption.confidence or 0) < least)
 
 
 def write_records(records: Iterable[Record], write: Callable[[str], object] | None = None, beside: bool = False) -> Iterator[Record]:
-    """Passes records on, giving each as a line of JSON to `write` and, with `beside`, each caption as PATH with the ending .txt."""
+    """Passes records on, giving each as a line of JSON to `write` and, with `beside`, each caption that is not withheld as PATH with
+    the ending .txt."""
     for record in records:
         if write is not None:
             write(record.as_json() + "\n")
-        if beside and record.caption is not None and "://" not in record.path:
+        if beside and record.caption is not None and not record.withheld and "://" not in record.path:
             try:
                 with replacing(Path(record.path).with_suffix(".txt")) as temporary:
                     temporary.write_text(record.caption.text + "\n", encoding="utf-8")
