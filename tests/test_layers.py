@@ -33,6 +33,7 @@ BELOW_PARTS = (
         "gender",
         "bootstrap",
         "rerank",
+        "confidence",
         "memory",
         "noise",
         "inference",

@@ -8,7 +8,7 @@ from capdec import parts
 from capdec.cli import _part, main
 
 ROOT = Path(__file__).parent.parent
-NAMES = "train|caption|evaluate|score|compare|report|gap|sweep|demo|models|bulk|serve|prepare|pretrain|import-checkpoint"
+NAMES = "train|caption|calibrate|coverage|evaluate|score|compare|report|gap|sweep|demo|models|bulk|serve|prepare|pretrain|import-checkpoint"
 PAGES = "".join((ROOT / name).read_text() for name in ("README.md", "docs/evaluation.md"))
 COMMANDS = re.findall(rf"^(?:\S*/|torchrun.*-m )?capdec ((?:{NAMES}).*)$", PAGES, re.MULTILINE)
 

@@ -48,7 +48,8 @@ except ImportError as error:
 
 FORMAT = 1
 CAPTION = pa.struct([("caption", pa.string()), ("score", pa.float32())])
-ROW = pa.schema([("key", pa.string()), *((field.name, field.type) for field in CAPTION), ("alternatives", pa.list_(CAPTION)), ("error", pa.string())])
+SURE = pa.struct([("confidence", pa.float32()), ("unsure", pa.bool_())])
+ROW = pa.schema([("key", pa.string()), *CAPTION, ("alternatives", pa.list_(CAPTION)), *SURE, ("error", pa.string())])
 OBJECT_STORE = 150_000_000  # bytes; what passes through it are pieces' numbers, no photos
 DEATHS = 3  # of workers at one piece; were there no end, a photo that kills its decoder would be tried for ever
 PLACES = 10_000_000  # draws belong to a piece and a place in it
@@ -356,9 +357,10 @@ def _vectors(captioner: Captioner, piece: Piece, job: Job) -> Iterator[tuple[lis
 
 def _row(key: str, found: Caption | Exception) -> dict[str, Any]:
     if isinstance(found, Exception):
-        return {"key": as_text(key), "caption": None, "score": None, "alternatives": None, "error": as_text(" ".join(str(found).split()))}
+        return {"key": as_text(key), "error": as_text(" ".join(str(found).split()))}
     alternatives = [{"caption": other.text, "score": other.score} for other in found.alternatives]
-    return {"key": as_text(key), "caption": found.text, "score": found.score, "alternatives": alternatives, "error": None}
+    sure = {} if found.confidence is None else {"confidence": found.confidence, "unsure": found.unsure}
+    return {"key": as_text(key), "caption": found.text, "score": found.score, "alternatives": alternatives, **sure}
 
 
 def _finished(output: str) -> dict[int, tuple[int, int]]:

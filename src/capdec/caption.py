@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 from capdec.captioner import Captioner
 from capdec.checkpoint import replacing
 from capdec.corpus import opened_photos
-from capdec.errors import ImageError, MissingExtra
+from capdec.errors import ImageError, MissingExtra, SettingError
 from capdec.protocols import Caption, Decoding
 from capdec.video import is_video, open_visual
 
@@ -24,21 +24,27 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Record:
-    """What became of one path: a caption or an error. Of a video, how many `frames` it was told from."""
+    """What became of one path: a caption or an error. A caption that is `withheld` is there, and not to be said. Of a video, how many `frames` it was
+    told from."""
 
     path: str
     caption: Caption | None = None
     error: str | None = None
     frames: int | None = None
+    withheld: bool = False
 
     def as_json(self) -> str:
-        """One line: path and caption and score, a video's frames, the alternatives if there are any; or path and error."""
+        """One line: path and caption (null if withheld) and score, confidence where it is known, a video's frames, the alternatives if there are any;
+        or path and error."""
         if self.caption is None:
             return json.dumps({"path": self.path, "error": self.error}, ensure_ascii=False)
-        values: dict[str, object] = {"path": self.path, "caption": self.caption.text, "score": round(self.caption.score, 4)}
+        said = None if self.withheld else self.caption.text
+        values: dict[str, object] = {"path": self.path, "caption": said, "score": round(self.caption.score, 4)}
+        if self.caption.confidence is not None:
+            values |= {"confidence": round(self.caption.confidence, 4), "unsure": self.caption.unsure or self.withheld}
         if self.frames is not None:
             values["frames"] = self.frames
-        if self.caption.alternatives:
+        if self.caption.alternatives and not self.withheld:
             values["alternatives"] = [{"caption": other.text, "score": round(other.score, 4)} for other in self.caption.alternatives]
         return json.dumps(values, ensure_ascii=False)
 
@@ -51,8 +57,13 @@ def caption_files(
     workers: int | None = None,
     frames: int = 8,
     pooling: str = "mean",
+    least: float | None = None,
 ) -> Iterator[Record]:
-    """A record for each path; `frames` and `pooling` are `Captioner.caption`'s, of a video."""
+    """A record for each path; `frames` and `pooling` are `Captioner.caption`'s, of a video. Captions of less confidence than `least` are withheld.
+    Raises SettingError where that is not known."""
+    if least is not None and captioner.confidence_for(decoding) is None:
+        other = "calibrated for another decoding" if captioner.confidence else "not calibrated"
+        raise SettingError(f"how sure to be of its captions this captioner does not know: it is {other}. See capdec calibrate --help.")
     listed, named = itertools.tee(paths)
     openers = (partial(_open, path, frames) for path in listed)
     done = 0
@@ -63,8 +74,10 @@ def caption_files(
         for path, clip in zip(itertools.islice(named, len(opened)), opened, strict=True):
             if isinstance(clip, ImageError):
                 yield Record(path, error=str(clip))
-            else:
-                yield Record(path, next(captions), frames=len(clip) if is_video(path) else None)
+                continue
+            caption = next(captions)
+            withheld = least is not None and (caption.confidence or 0) < least
+            yield Record(path, caption, frames=len(clip) if is_video(path) else None, withheld=withheld)
 
 
 def _open(path: str, frames: int) -> "list[Image]":
@@ -76,11 +89,12 @@ def _open(path: str, frames: int) -> "list[Image]":
 
 
 def write_records(records: Iterable[Record], write: Callable[[str], object] | None = None, beside: bool = False) -> Iterator[Record]:
-    """Passes records on, giving each as a line of JSON to `write` and, with `beside`, each caption as PATH with the ending .txt."""
+    """Passes records on, giving each as a line of JSON to `write` and, with `beside`, each caption that is not withheld as PATH with
+    the ending .txt."""
     for record in records:
         if write is not None:
             write(record.as_json() + "\n")
-        if beside and record.caption is not None and "://" not in record.path:
+        if beside and record.caption is not None and not record.withheld and "://" not in record.path:
             try:
                 with replacing(Path(record.path).with_suffix(".txt")) as temporary:
                     temporary.write_text(record.caption.text + "\n", encoding="utf-8")

@@ -3,6 +3,7 @@
 config.json           format_version, the parts and their settings, the backbone's fingerprint, supervision, decoding
 weights.safetensors   decoder.* and bridges.N.*
 ...                   what the decoder needs beside weights: its tokenizer, its language model's configuration
+confidence.json       where it was calibrated: when to be unsure
 recipe.toml, README.md, scores.json, as its maker wrote them
 """
 
@@ -26,11 +27,13 @@ import capdec
 from capdec import generation, parts
 from capdec import recipe as recipes
 from capdec.checkpoint import load_module, module_tensors, read_tensors, write_json, write_tensors
+from capdec.confidence import FILE, NEAREST, Confidence, agreement, things
 from capdec.corpus import encode_photos
 from capdec.errors import DataError, ImageError, MismatchError, MissingExtra, SettingError
 from capdec.images import upright
 from capdec.language import reads
 from capdec.memory import Memory
+from capdec.nearest import nearest
 from capdec.precision import precision
 from capdec.protocols import Backbone, Bridge, Caption, Condition, Decoder, Decoding, Supervision
 from capdec.rerank import by_clip, by_consensus, by_neighbours
@@ -51,7 +54,8 @@ class Captioner:
     are those it can be asked for ("" is its plain one), `lengths` of how many words short and medium captions of each are at most, where it can be
     asked for a length. `text` names the datasets whose captions it learned from, as far as that is known; `given` is what training was given beside
     text; `recipe` is training's, where it was loaded from a folder that holds one. `normalize = false` gives the decoder image embeddings at their
-    own length: for checkpoints of others that were trained so. `language` is that of its captions."""
+    own length: for checkpoints of others that were trained so. `language` is that of its captions. `confidence`, where there is one, says how sure it
+    may be of captions found by the decoding that it was calibrated for."""
 
     def __init__(
         self,
@@ -67,11 +71,13 @@ class Captioner:
         styles: Sequence[str] = (),
         lengths: Mapping[str, Sequence[int]] | None = None,
         language: str = "en",
+        confidence: Confidence | None = None,
     ):
         self.styles, self.lengths = tuple(styles), dict(lengths or {})
         self.backbone, self.bridges, self.decoder, self.spec = backbone, list(bridges), decoder, spec
         self.decoding, self.text, self.given, self.recipe, self.normalize = decoding or Decoding(), tuple(text), given, recipe, normalize
         self.language = language
+        self.confidence = confidence
         self._backbone_dtype = getattr(backbone, "dtype", None)
 
     @property
@@ -98,8 +104,8 @@ class Captioner:
 
     @property
     def supervision(self) -> Supervision:
-        """Of training and the bridges; `supervision_on` adds what is so on one dataset only."""
-        total = self.given
+        """Of training, the bridges and calibration; `supervision_on` adds what is so on one dataset only."""
+        total = self.given | (Supervision(0) if self.confidence is None else Supervision.PAIRS_FOR_SETTINGS)
         for bridge in self.bridges:
             total |= bridge.supervision
         return total
@@ -145,7 +151,7 @@ class Captioner:
             seen = encode_photos(self.backbone, [photo for clip in clips for photo in clip], self.regions, self.normalize)
             if pooling == "mean":
                 seen, sizes = _pooled(seen, sizes), [1] * len(clips)
-            found += self._generate(seen, decoding or self.decoding, start + len(found), sizes)
+            found += self._said(seen, decoding or self.decoding, start + len(found), sizes)
         return found
 
     def caption_embeddings(
@@ -173,18 +179,49 @@ class Captioner:
             raise DataError(f"{len(bad)} of {len(vectors)} embeddings are zero or not finite, the first in row {bad[0].item()}. Leave them out.")
         found: list[Caption] = []
         for part in vectors.split(batch) if len(vectors) else ():
-            found += self._generate(part, decoding or self.decoding, start + len(found))
+            found += self._said(part, decoding or self.decoding, start + len(found))
         return found
 
     def neighbours(self, embeddings: Float[Tensor, "B D"] | Float[Tensor, "B K D"], count: int) -> list[list[tuple[str, float]]]:
         """For each image embedding the `count` captions of its memory that are nearest, and their cosines with it as it gets there. Raises
         SettingError where no memory keeps its texts."""
         teller = self._teller()
+        return teller.memory.said_near(self._reaching(teller, embeddings), count)
+
+    def signals(self, captions: Sequence[Caption], embeddings: Tensor, draws: int = 0, start: int = 0) -> dict[str, Float[np.ndarray, "B"]]:
+        """What there is to tell how sure it may be of its captions of these image embeddings (`confidence`)."""
+        photos = F.normalize((embeddings if embeddings.ndim == 2 else embeddings[:, 0]).float().cpu(), dim=-1)
+        texts = self.backbone.encode_text([caption.text for caption in captions]).cpu()
+        found = {"score": np.array([caption.score for caption in captions]), "cosine": (texts * photos).sum(1).double().numpy()}
+        if looking := [bridge for bridge in self.bridges if len(getattr(getattr(bridge, "memory", None), "rows", ()))]:
+            reached = F.normalize(self._reaching(looking[0], embeddings).embeddings[:, 0].float(), dim=-1)
+            found["known"] = nearest(reached, looking[0].memory.rows, NEAREST)[0].mean(1).double().cpu().numpy()  # type: ignore[attr-defined]
+        said = [things(caption.text) for caption in captions]
+        found["things"] = np.array([float(len(one)) for one in said])
+        if draws:
+            further = self._generate(embeddings, Decoding("nucleus", captions=draws, style=self.decoding.style), start)
+            found["agreement"] = agreement(said, [[one.text, *(other.text for other in one.alternatives)] for one in further])
+        return found
+
+    def confidence_for(self, decoding: Decoding | None = None) -> Confidence | None:
+        """What says how sure it may be of captions that this decoding finds; None where it was calibrated for another, or not at all."""
+        return self.confidence if self.confidence is not None and self.confidence.suits(decoding or self.decoding) else None
+
+    def _reaching(self, bridge: Bridge, embeddings: Tensor) -> Condition:
+        """Image embeddings as they get to one of its bridges."""
         condition = Condition.of((F.normalize(embeddings, dim=-1) if self.normalize else embeddings).cpu())
-        for bridge in itertools.takewhile(lambda bridge: bridge is not teller, self.bridges):
-            drawn = getattr(bridge, "draws", False)
-            condition = _drawn(bridge, condition, range(len(condition))) if drawn else bridge.from_image(condition, None)
-        return teller.memory.said_near(condition, count)
+        for before in itertools.takewhile(lambda one: one is not bridge, self.bridges):
+            drawn = getattr(before, "draws", False)
+            condition = _drawn(before, condition, range(len(condition))) if drawn else before.from_image(condition, None)
+        return condition
+
+    def _said(self, embeddings: Tensor, decoding: Decoding, start: int, sizes: Sequence[int] | None = None) -> list[Caption]:
+        """Captions, and how sure it is of each where it knows."""
+        captions = self._generate(embeddings, decoding, start, sizes)
+        sure = self.confidence_for(decoding)
+        if sure is None:
+            return captions
+        return sure.judged(captions, self.signals(captions, _pooled(embeddings, sizes) if sizes else embeddings, sure.draws, start))
 
     def check(self, decoding: Decoding) -> None:
         """Raises SettingError for what no search can do, and for what this captioner cannot: a style or a length that it did not learn."""
@@ -260,6 +297,10 @@ class Captioner:
             "language": self.language,
         }  # fmt: skip
         write_json(folder / "config.json", config)
+        if self.confidence is not None:
+            write_json(folder / FILE, self.confidence.as_json())
+        else:
+            (folder / FILE).unlink(missing_ok=True)  # of other weights
 
     @classmethod
     def load(
@@ -312,7 +353,10 @@ class Captioner:
         decoding = Decoding(**config["decoding"])
         normalize = config.get("normalize", True)
         styles, lengths, language = config.get("styles", ()), config.get("lengths"), config.get("language", "en")
-        made = cls(backbone, bridges, decoder.eval().to(device), spec, decoding, text, given, recipe, normalize, styles, lengths, language)
+        made = cls(
+            backbone, bridges, decoder.eval().to(device), spec, decoding, text, given, recipe, normalize, styles, lengths, language,
+            Confidence.read(folder),
+        )  # fmt: skip
         if dtype != "float32":
             made.compute_in(dtype)
         return made

@@ -94,6 +94,8 @@ dtype_option = click.option(
 @own_parts_option
 @click.option("--output", type=click.Path(dir_okay=False, path_type=Path), help="Write JSON lines to this file.")
 @click.option("--write", "beside", type=click.Choice(["txt"]), help="Also write each caption beside its photo.")
+@click.option("--sure", is_flag=True, help="Say nothing of a photo where the captioner is unsure (capdec calibrate).")
+@click.option("--min-confidence", type=click.FloatRange(0, 1), help="Say nothing below this confidence.  [default with --sure: the captioner's own]")
 @click.option("--batch", type=click.IntRange(min=1), default=32, show_default=True, help="Photos at a time.")
 @click.option("--frames", type=click.IntRange(min=1), default=8, show_default=True, help="Frames of a video that are looked at.")
 @click.option(
@@ -111,6 +113,8 @@ def caption(
     captioner: str,
     output: Path | None,
     beside: str | None,
+    sure: bool,
+    min_confidence: float | None,
     own_parts: bool,
     batch: int,
     frames: int,
@@ -121,8 +125,8 @@ def caption(
 ) -> None:
     """Caption photos and videos: files, folders, patterns, URLs (of photos), or - for paths on stdin.
 
-    On a terminal the captions are shown as they come; into a pipe or a file go JSON lines (path, caption, score, the number of a video's frames,
-    alternatives if asked for). The exit status is 1 if any failed; the others are captioned all the same.
+    On a terminal the captions are shown as they come; into a pipe or a file go JSON lines (path, caption, score, confidence where the captioner was
+    calibrated, the number of a video's frames, alternatives if asked for). The exit status is 1 if any failed; the others are captioned all the same.
     """
     from capdec.caption import caption_files, write_records
     from capdec.captioner import Captioner
@@ -130,9 +134,11 @@ def caption(
     from capdec.video import SUFFIXES as VIDEOS
 
     loaded = Captioner.load(captioner, device, own_parts=own_parts, dtype=dtype)
-    found = find_images(paths, SUFFIXES + VIDEOS)
-    records = caption_files(loaded, found, _decoding_of(loaded.decoding, decoding), batch, frames=frames, pooling=pooling)
-    done = failed = 0
+    if sure and min_confidence is None:
+        min_confidence = loaded.confidence.threshold if loaded.confidence else 1.0
+    found, asked = find_images(paths, SUFFIXES + VIDEOS), _decoding_of(loaded.decoding, decoding)
+    records = caption_files(loaded, found, asked, batch, frames=frames, pooling=pooling, least=min_confidence)
+    done = failed = withheld = 0
     for standard in (sys.stdout, sys.stderr):  # a file name that is no text is written with JSON's own escapes
         if isinstance(standard, io.TextIOWrapper):
             standard.reconfigure(errors="backslashreplace")
@@ -142,7 +148,7 @@ def caption(
     write = stream.write if stream else None if on_terminal else partial(print, end="", flush=True)
     try:
         for record in write_records(records, write, beside == "txt"):
-            done, failed = done + 1, failed + (record.error is not None)
+            done, failed, withheld = done + 1, failed + (record.error is not None), withheld + record.withheld
             if on_terminal:
                 _show(record)
             elif record.error:
@@ -154,7 +160,8 @@ def caption(
         stream.close()
         part.replace(output)
     if on_terminal or failed:
-        click.echo(f"{done - failed} captioned, {failed} failed" + (f", written to {output}" if output else ""), err=True)
+        unsaid = f", {withheld} unsure" if min_confidence is not None else ""
+        click.echo(f"{done - failed - withheld} captioned{unsaid}, {failed} failed" + (f", written to {output}" if output else ""), err=True)
     raise SystemExit(1 if failed else 0)
 
 
@@ -207,7 +214,12 @@ def _show(record: "Record") -> None:
     if record.caption is None:
         console.print(Text.assemble((f"{name:<32}  ", "cyan"), (f"failed: {record.error}", "red")))
         return
-    console.print(Text.assemble((f"{name:<32}  ", "cyan"), record.caption.text, (f"  {record.caption.score:.2f}", "dim")))
+    sure = record.caption.confidence
+    known = "" if sure is None else f"  {sure:.0%}{', unsure' if record.caption.unsure or record.withheld else ''}"
+    if record.withheld:
+        console.print(Text.assemble((f"{name:<32}  ", "cyan"), (known.strip(), "dim")))
+        return
+    console.print(Text.assemble((f"{name:<32}  ", "cyan"), record.caption.text, (f"  {record.caption.score:.2f}{known}", "dim")))
     for other in record.caption.alternatives:
         console.print(Text.assemble(" " * 34, (other.text, "dim"), (f"  {other.score:.2f}", "dim")))
 
@@ -568,6 +580,79 @@ def evaluate(
     for system, words in scores["supervision"].items():
         click.echo(f"{system:<10} was given: {words}")
     click.echo(f"\nWritten to {output}. A page to look at: capdec report {output}")
+
+
+@main.command()
+@click.argument("captioner")
+@partial(_dataset, required=True)
+@click.option("--precision", type=float, default=0.5, show_default=True, help="Unsure is what is below the captions that are right this often.")
+@click.option("--coverage", type=float, help="Instead: the share of captions that are not unsure.")
+@click.option("--draws", type=int, default=0, show_default=True, help="Further captions of each photo, ever after, to see whether they agree: dear.")
+@click.option("--output", type=click.Path(dir_okay=False, path_type=Path), help="The file.  [default: confidence.json in the captioner's folder]")
+@own_parts_option
+@device_option
+@_decoding
+def calibrate(
+    captioner: str, precision: float, coverage: float | None, draws: int, output: Path | None, own_parts: bool, device: str, **given: Any
+) -> None:
+    """Teach CAPTIONER, a folder, how sure to be of its captions, on captioned photos that neither it nor its backbone learned from.
+
+    From then on its captions say with which probability everything they name is there, and which are unsure: for the decoding that it was calibrated
+    for alone.
+    """
+    from capdec.calibrate import calibrate as run
+    from capdec.captioner import Captioner
+    from capdec.confidence import FILE
+    from capdec.errors import SettingError
+
+    if output is None and not Path(captioner).is_dir():
+        raise SettingError(f"{captioner} is no folder to write {FILE} into. Say where with --output, or calibrate a copy in a folder of your own.")
+    loaded = Captioner.load(captioner, device, own_parts=own_parts)
+    file = output or Path(captioner) / FILE
+    made = run(loaded, _spec(given), file, decoding=_decoding_of(loaded.decoding, given), precision=precision, coverage=coverage, draws=draws)
+    record = made.record
+    worth, n = record["cross_validated"], record["dataset"]["n"]
+    click.echo(f"{n} captions, {record['share_right']:.0%} right: each {record['right']}\n\nsignal      alone (AUROC)   weight")
+    for name, one in made.signals.items():
+        click.echo(f"{name:<12}{record['auroc_alone'][name]:13.3f}   {one.weight:+6.2f}")
+    click.echo(f"{'together':<12}{worth['auroc']:13.3f}   cross-validated, as is all below")
+    click.echo(f"\nBrier {worth['brier']:.3f} (the share right alone: {worth['brier_of_share_right']:.3f})   error {worth['calibration_error']:.3f}")
+    click.echo(f"unsure below {made.threshold:.3f}: {worth['coverage']:.0%} of captions are not, and {worth['precision']:.0%} of these are right")
+    click.echo(f"\nWritten to {file}")
+
+
+@main.command()
+@click.argument("folder", type=click.Path(file_okay=False, path_type=Path))
+@click.option("--picture", default="coverage.svg", show_default=True, help="The picture's name; .png works too.")
+def coverage(folder: Path, picture: str) -> None:
+    """What confidence is worth: how good the captions are of which a captioner is surest. FOLDER is what `capdec evaluate` wrote for one that was
+    calibrated; coverage.json and a picture (needs plot) go there too."""
+    from rich.console import Console
+    from rich.table import Table
+
+    from capdec.coverage import coverage as run
+
+    found = run(folder, picture)
+    table = Table(title=f"{found['n']} photos; brackets are 95 % intervals", title_justify="left")
+    for column in ("coverage", *found["by"]["confidence"][0]["figures"]):
+        table.add_column(column, justify="right")
+    for order, rows in found["by"].items():
+        table.add_section()
+        table.add_row(f"by {order}")
+        for row in rows:
+            shown = [f"{one['value']:.1f} [{one['low']:.1f}, {one['high']:.1f}]" for one in row["figures"].values()]
+            table.add_row(f"{row['coverage']:.0%}", *shown)
+    console = Console(width=max(130, Console().width))
+    console.print(table)
+    for order, one in found["aurc"].items():
+        console.print(f"AURC, {order:<22}{one['value']:.3f} [{one['low']:.3f}, {one['high']:.3f}]", highlight=False, markup=False)
+    for name, one in found["reliability"].items():
+        if name != "bins":
+            spread = f" [{one['low']:.3f}, {one['high']:.3f}]" if "low" in one else ""
+            console.print(f"{name:<28}{one['value']:.3f}{spread}", highlight=False, markup=False)
+    said = f", {found['sure']['right']:.1%} of them right" if found["sure"]["right"] is not None else ""
+    click.echo(f"not unsure: {found['sure']['coverage']:.1%} of captions{said}; of all captions {found['right']:.1%} are right")
+    click.echo(f"\nWritten to {folder}: coverage.json, {picture}")
 
 
 @main.command(epilog=_choices())

@@ -288,6 +288,8 @@ class Result(BaseModel):
     name: str
     caption: str | None = None
     score: Annotated[float | None, Field(description="Log-probability in nats over tokens ** length_penalty.")] = None
+    confidence: Annotated[float | None, Field(description="Probability that everything named is there, of a captioner that was calibrated.")] = None
+    unsure: Annotated[bool | None, Field(description="Whether that is too little.")] = None
     alternatives: list[Alternative] | None = None
     neighbours: list[Neighbour] | None = None
     error: Error | None = None

@@ -52,6 +52,27 @@ def curves(
     """Curves over x with their intervals; `lines` are level lines for comparison; `ticks` are what stands at which x."""
     figure = require()(figsize=(7.2, 4.4), layout="constrained")
     axes = _axes(figure.add_subplot(), title, x, y)
+    _plot(axes, series)
+    for name, level in (lines or {}).items():
+        axes.axhline(level, color="#888888", linewidth=1, linestyle="--")
+        axes.annotate(name, (1, level), xycoords=("axes fraction", "data"), xytext=(-4, 3), textcoords="offset points", ha="right", fontsize=8.5)
+    if log:
+        axes.set_xscale("log")
+    if ticks:
+        axes.set_xticks(list(ticks), list(ticks.values()), fontsize=8)
+        axes.minorticks_off()
+    save(figure, path)
+
+
+def side_by_side(path: str | Path, panels: Sequence[tuple[str, str, str, Sequence[Series]]]) -> None:
+    """Curves beside each other, each panel with a title and what its x and y are."""
+    figure = require()(figsize=(4.6 * len(panels), 4.2), layout="constrained")
+    for axes, (title, x, y, series) in zip(figure.subplots(1, len(panels), squeeze=False)[0], panels, strict=True):
+        _plot(_axes(axes, title, x, y), series)
+    save(figure, path)
+
+
+def _plot(axes: Any, series: Sequence[Series]) -> None:
     for place, one in enumerate(series):
         colour, marker = COLOURS[place % len(COLOURS)], MARKS[place % len(MARKS)]
         axes.plot(one.x, one.y, color=colour, marker=marker, markersize=5, linewidth=1.6, label=one.name)
@@ -62,17 +83,8 @@ def curves(
                 one.mark_name, (one.x[one.mark], one.y[one.mark]), xytext=(0, 26), textcoords="offset points", ha="center", fontsize=9,
                 arrowprops={"arrowstyle": "->", "color": colour}, color=colour,
             )  # fmt: skip
-    for name, level in (lines or {}).items():
-        axes.axhline(level, color="#888888", linewidth=1, linestyle="--")
-        axes.annotate(name, (1, level), xycoords=("axes fraction", "data"), xytext=(-4, 3), textcoords="offset points", ha="right", fontsize=8.5)
-    if log:
-        axes.set_xscale("log")
-    if ticks:
-        axes.set_xticks(list(ticks), list(ticks.values()), fontsize=8)
-        axes.minorticks_off()
     if len(series) > 1:
         axes.legend(frameon=False, fontsize=9)
-    save(figure, path)
 
 
 def histograms_and_spectrum(path: str | Path, cosines: dict[str, np.ndarray], spectra: dict[str, np.ndarray], lines: dict[str, float]) -> None:

@@ -192,7 +192,8 @@ def _captioned(
 
 
 def _caption(row: dict[str, Any]) -> Caption:
-    return Caption(row["text"], row["score"], tuple(row["tokens"]), tuple(_caption(other) for other in row["alternatives"]))
+    alternatives = tuple(_caption(other) for other in row["alternatives"])
+    return Caption(row["text"], row["score"], tuple(row["tokens"]), alternatives, row.get("confidence"), row.get("unsure", False))
 
 
 def _baselines(wanted: Sequence[str], own: dict[str, str], vectors: Tensor, backbone: Backbone, known: Pairs, seed: int) -> dict[str, dict[str, str]]:
@@ -242,6 +243,8 @@ def _write(
     with replacing(folder / "predictions.jsonl") as temporary, temporary.open("w", encoding="utf-8") as file:
         for place, key in enumerate(ids):
             row: dict[str, Any] = {"image_id": key, "caption": said[place].text, "score": round(said[place].score, 4)}
+            if (sure := said[place].confidence) is not None:
+                row |= {"confidence": round(sure, 4), "unsure": said[place].unsure}
             row |= {"alternatives": [other.text for other in said[place].alternatives]} if said[place].alternatives else {}
             row |= {"group": examples[key].group} if examples[key].group else {}
             row |= {"references": list(examples[key].captions), "figures": of_each["itself"][place]}

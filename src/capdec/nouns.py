@@ -12,6 +12,7 @@ IRREGULAR = {
     "mice": "mouse", "geese": "goose", "oxen": "ox", "policemen": "policeman", "firemen": "fireman", "gentlemen": "gentleman", "workmen": "workman",
     "fishermen": "fisherman", "cameramen": "cameraman", "businessmen": "businessman", "calves": "calf", "scarves": "scarf", "loaves": "loaf",
 }  # fmt: skip
+PEOPLE = frozenset({"person", "man", "woman", "child", "boy", "girl", "baby", "adult"})
 
 
 @functools.cache
@@ -37,3 +38,12 @@ def noun(word: str) -> str | None:
 def nouns(tokens: Iterable[str]) -> list[str]:
     """In their order, each once."""
     return list(dict.fromkeys(found for token in tokens if (found := noun(token)) is not None))
+
+
+def seen(thing: str, named: set[str]) -> bool:
+    """Whether it is among the things named: "man" is where "person" is, and the other way round.
+
+    >>> seen("man", {"person"}), seen("person", {"woman"}), seen("man", {"woman"})
+    (True, True, False)
+    """
+    return thing in named or (thing in PEOPLE and "person" in named) or (thing == "person" and bool(named & PEOPLE))

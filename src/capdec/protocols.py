@@ -100,12 +100,15 @@ class LogProb(NamedTuple):
 @dataclass(frozen=True)
 class Caption:
     """A generated text. `score` is its log-probability in nats divided by (tokens, end included) ** length_penalty; `tokens` mean something only to
-    the decoder that made them; `alternatives` are further captions of the same image, best first, where several were asked for."""
+    the decoder that made them; `alternatives` are further captions of the same image, best first, where several were asked for. `confidence` is the
+    probability that everything it names is there, where the captioner was calibrated (`confidence`); `unsure` says that this is too little."""
 
     text: str
     score: float
     tokens: tuple[int, ...] = ()
     alternatives: "tuple[Caption, ...]" = ()
+    confidence: float | None = None
+    unsure: bool = False
 
 
 @dataclass(frozen=True)

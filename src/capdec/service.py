@@ -282,6 +282,8 @@ class Service:
             log.exception("an input failed")
             return {"name": name, **problem("internal", "This input could not be captioned, for a reason that the server has noted.")}
         result: dict[str, Any] = {"name": name, "caption": told.caption.text, "score": round(told.caption.score, 4)}
+        if told.caption.confidence is not None:
+            result |= {"confidence": round(told.caption.confidence, 4), "unsure": told.caption.unsure}
         if told.caption.alternatives:
             result["alternatives"] = [{"caption": other.text, "score": round(other.score, 4)} for other in told.caption.alternatives]
         if job.neighbours:

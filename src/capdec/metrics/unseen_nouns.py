@@ -8,11 +8,9 @@ from pathlib import Path
 
 import numpy as np
 
-from capdec.nouns import nouns
+from capdec.nouns import nouns, seen
 from capdec.protocols import Predictions, Score
 from capdec.ptb import tokenize
-
-PEOPLE = frozenset({"person", "man", "woman", "child", "boy", "girl", "baby", "adult"})
 
 
 class UnseenNouns:
@@ -29,7 +27,7 @@ class UnseenNouns:
         for key, caption in predictions.captions.items():
             said = nouns(tokenize(caption).split())
             meant = {word for text in predictions.references[key] for word in nouns(tokenize(text).split())}
-            unseen = [word for word in said if not _seen(word, meant)]
+            unseen = [word for word in said if not seen(word, meant)]
             counts.append((100.0 * len(unseen), len(said), 100.0 * bool(unseen)))
         table = np.array(counts, np.float64)
         return {"unseen nouns": Score.of(table[:, :2]), "captions with unseen nouns": Score.mean_of(table[:, 2])}
@@ -37,7 +35,3 @@ class UnseenNouns:
     @classmethod
     def tiny(cls, folder: Path) -> "UnseenNouns":
         return cls()
-
-
-def _seen(word: str, meant: set[str]) -> bool:
-    return word in meant or (word in PEOPLE and "person" in meant) or (word == "person" and bool(meant & PEOPLE))

@@ -328,7 +328,7 @@ function list(element, entries, figure) {
 
 function show(card, state, result = {}, retry = false) {
   Object.assign(card, { state, result, retry });
-  const { caption, score, alternatives = [], neighbours = [], error } = result;
+  const { caption, score, unsure = false, alternatives = [], neighbours = [], error } = result;
   const { part } = card;
   card.element.dataset.state = state;
   part("img").alt = caption || card.name;
@@ -339,7 +339,7 @@ function show(card, state, result = {}, retry = false) {
   part(".source span").hidden = state !== "done";
   if (state === "done") {
     part(".source data").value = score;
-    part(".source data").textContent = signed(score);
+    part(".source data").textContent = signed(score) + (unsure ? ", unsure" : "");
   }
   part(".others").hidden = !alternatives.length;
   list(part(".others ul"), alternatives, "score");

@@ -1,0 +1,166 @@
+import io
+import json
+import tarfile
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from click.testing import CliRunner
+from PIL import Image
+
+from capdec.calibrate import calibrate
+from capdec.caption import caption_files
+from capdec.captioner import Captioner
+from capdec.cli import main
+from capdec.coverage import coverage
+from capdec.errors import DataError, SettingError
+from capdec.evaluate import evaluate
+from capdec.protocols import Decoding, Supervision
+
+SHORT = Decoding(max_tokens=8)
+
+
+@pytest.fixture
+def calibration(tmp_path):
+    """60 photos, a man on a horse in every second one."""
+    generator = np.random.default_rng(0)
+    with tarfile.open(tmp_path / "calibration.tar", "w") as tar:
+        for n in range(60):
+            buffer = io.BytesIO()
+            Image.fromarray(generator.integers(0, 255, (20, 20, 3), dtype=np.uint8)).save(buffer, "PNG")
+            captions = ["a man rides a horse", "a horse"] if n % 2 else ["a zebra", "nothing"]
+            record = json.dumps({"image_id": f"p{n}", "captions": captions}).encode()
+            for suffix, data in (("png", buffer.getvalue()), ("json", record)):
+                info = tarfile.TarInfo(f"p{n:02}.{suffix}")
+                info.size = len(data)
+                tar.addfile(info, io.BytesIO(data))
+    return {"path": str(tmp_path / "calibration.tar"), "dataset": "tiny", "split": "val"}
+
+
+@pytest.fixture
+def telling(tiny_captioner):
+    """It sees a man on a horse in every photo, and its score is as random as its weights."""
+    tiny_captioner.decoding = SHORT
+    generate = tiny_captioner.decoder.generate
+    tiny_captioner.decoder.generate = lambda *given: [[replace(one, text="a man on a horse") for one in captions] for captions in generate(*given)]
+    return tiny_captioner
+
+
+@pytest.fixture
+def calibrated(tmp_path, telling, calibration):
+    telling.confidence = calibrate(telling, calibration, tmp_path / "confidence.json", coverage=0.5)
+    return telling
+
+
+def test_calibration_writes_what_a_captioner_reads_with_its_folder(tmp_path, tiny_captioner, calibrated):
+    saved = json.loads((tmp_path / "confidence.json").read_text())
+    assert set(saved["signals"]) == {"score", "cosine"}, "it names as many things each time: nothing to learn from"
+    record = saved["calibration"]
+    assert record["dataset"]["n"] == 60 and record["share_right"] == 0.5 and record["cross_validated"]["coverage"] == 0.5
+    calibrated.save(tmp_path / "saved")
+    loaded = Captioner.load(tmp_path / "saved")
+    assert loaded.confidence == type(loaded.confidence).read(tmp_path) and Supervision.PAIRS_FOR_SETTINGS in loaded.supervision
+    loaded.confidence = None
+    loaded.save(tmp_path / "saved")
+    assert Captioner.load(tmp_path / "saved").confidence is None, "that of other weights is not left behind"
+
+
+def test_captions_get_confidence_from_the_decoding_that_was_calibrated_and_from_no_other(calibrated):
+    vectors = torch.randn(5, 16)
+    captions = calibrated.caption_embeddings(vectors)
+    assert all(0 < caption.confidence < 1 for caption in captions)
+    assert [caption.unsure for caption in captions] == [caption.confidence < calibrated.confidence.threshold for caption in captions]
+    one_by_one = calibrated.caption_embeddings(vectors, batch=1)
+    assert [caption.confidence for caption in one_by_one] == pytest.approx([caption.confidence for caption in captions], abs=1e-5)
+    assert all(caption.confidence is None for caption in calibrated.caption_embeddings(vectors, replace(SHORT, beams=2)))
+
+
+def test_a_captioner_that_was_not_calibrated_says_the_same_as_before(calibrated):
+    vectors = torch.randn(3, 16)
+    with_it = calibrated.caption_embeddings(vectors)
+    calibrated.confidence = None
+    assert calibrated.caption_embeddings(vectors) == [replace(caption, confidence=None, unsure=False) for caption in with_it]
+
+
+def test_with_draws_agreement_is_among_the_signals(tmp_path, tiny_captioner):
+    vectors = torch.randn(4, 16)
+    told = tiny_captioner.caption_embeddings(vectors, SHORT)
+    assert set(tiny_captioner.signals(told, vectors)) == {"score", "cosine", "things"}
+    found = tiny_captioner.signals(told, vectors, draws=2)["agreement"]
+    assert ((found >= 0) & (found <= 1)).all()
+    assert (found == tiny_captioner.signals(told, vectors, draws=2)["agreement"]).all()
+
+
+def test_photos_of_a_kind_far_from_the_memory_are_less_known(tmp_path, tiny_captioner):
+    from capdec import parts
+
+    bridge = parts.build("bridges", {"name": "memory_projection", "temperature": 0.1}, dim=16)
+    bridge.memory.rows = torch.nn.functional.one_hot(torch.zeros(12, dtype=torch.long), 16).bfloat16()
+    tiny_captioner.bridges.append(bridge)
+    vectors = torch.eye(16)[:2]
+    known = tiny_captioner.signals(tiny_captioner.caption_embeddings(vectors, SHORT), vectors)["known"]
+    assert known == pytest.approx([1, 0])
+
+
+def test_what_cannot_be_learned_is_an_error_that_says_why(tmp_path, telling, calibration, shard):
+    with pytest.raises(DataError, match="of 6 captions 0 name only what a reference names: of both kinds 20 are needed"):
+        calibrate(telling, shard, tmp_path / "c.json")
+    with pytest.raises(SettingError, match="Ask for less"):
+        calibrate(telling, calibration, tmp_path / "c.json", precision=0.99)
+    with pytest.raises(SettingError, match="shares between 0 and 1"):
+        calibrate(telling, calibration, tmp_path / "c.json", coverage=1.5)
+    assert not (tmp_path / "c.json").exists()
+
+
+def test_unsure_captions_are_withheld_where_that_is_asked_for(tmp_path, calibrated):
+    paths = []
+    for n in range(6):
+        Image.fromarray(np.random.default_rng(n).integers(0, 255, (20, 20, 3), dtype=np.uint8)).save(tmp_path / f"{n}.png")
+        paths.append(str(tmp_path / f"{n}.png"))
+    all_said = list(caption_files(calibrated, paths))
+    least = sorted(record.caption.confidence for record in all_said)[3]
+    records = list(caption_files(calibrated, paths, least=least))
+    assert [record.withheld for record in records] == [record.caption.confidence < least for record in all_said]
+    assert sum(record.withheld for record in records) == 3
+    for line in (json.loads(record.as_json()) for record in records):
+        assert (line["caption"] is None) == (line["confidence"] < round(least, 4)) and (line["caption"] is not None or line["unsure"])
+    with pytest.raises(SettingError, match="calibrated for another decoding"):
+        next(caption_files(calibrated, paths, replace(SHORT, beams=2), least=0.5))
+
+
+def test_the_curve_is_of_the_evaluation_and_needs_confidence(tmp_path, calibrated, calibration):
+    fast = {"metrics": ("coco_scores", "unseen_nouns", "clip_score"), "baselines": (), "resamples": 20}
+    evaluate(calibrated, calibration, tmp_path / "out", **fast)
+    found = coverage(tmp_path / "out", resamples=50)
+    assert found == json.loads(json.dumps(found)) == json.loads((tmp_path / "out/coverage.json").read_text())
+    assert found["n"] == 60 and found["right"] == 0.5 and (tmp_path / "out/coverage.svg").read_text().startswith("<?xml")
+    whole, *_, few = found["by"]["confidence"]
+    scores = json.loads((tmp_path / "out/scores.json").read_text())["systems"]["itself"]
+    assert whole["figures"]["CIDEr"]["value"] == pytest.approx(scores["CIDEr"]["value"], abs=0.01)
+    assert whole["figures"]["captions with unseen nouns"]["value"] == 50 and few["coverage"] == 0.2
+    assert found["aurc"]["best"]["value"] < found["aurc"]["confidence"]["value"] and found["aurc"]["none"]["value"] == 0.5
+    calibrated.confidence = None
+    evaluate(calibrated, calibration, tmp_path / "without", **fast)
+    with pytest.raises(DataError, match="have no confidence"):
+        coverage(tmp_path / "without")
+
+
+def test_the_commands_calibrate_a_folder_and_say_nothing_they_are_unsure_of(tmp_path, tiny_captioner, calibration):
+    run = CliRunner().invoke
+    refused = run(main, ["calibrate", "flickr", "--dataset", calibration["path"]])
+    assert refused.exit_code == 2 and "--output" in refused.output
+    tiny_captioner.decoding = SHORT
+    tiny_captioner.save(tmp_path / "captioner")
+    Image.new("RGB", (20, 20)).save(tmp_path / "x.png")
+    unknown = run(main, ["caption", str(tmp_path / "x.png"), "--captioner", str(tmp_path / "captioner"), "--sure"])
+    assert unknown.exit_code == 2 and "not calibrated" in unknown.output
+    nothing = {"score": {"mean": 0.0, "deviation": 1.0, "weight": 0.0}}
+    made = {"format_version": 1, "signals": nothing, "bias": -2.0, "threshold": 0.5, "draws": 0, "decoding": SHORT.__dict__, "calibration": {}}
+    (tmp_path / "captioner/confidence.json").write_text(json.dumps(made))
+    words = ["caption", str(tmp_path / "x.png"), "--captioner", str(tmp_path / "captioner"), "--write", "txt", "--dtype", "float32"]
+    silent = run(main, [*words, "--sure"])
+    line = json.loads(silent.stdout)
+    assert (line["caption"], line["confidence"], line["unsure"]) == (None, 0.1192, True) and not (tmp_path / "x.txt").exists()
+    said = json.loads(run(main, [*words, "--min-confidence", "0.1"]).stdout)
+    assert said["caption"] is not None and said["unsure"] and (tmp_path / "x.txt").exists()
