@@ -169,7 +169,7 @@ def test_a_target_can_differ_from_its_source(tmp_path, tiny_backbone, captions_f
     targets.write_text("".join(json.dumps({"image_id": f"photo-{n}", "captions": [f"ein Hund Nummer {n}"]}) + "\n" for n in range(60)))
     train(str(targets), tmp_path / "run", sources=str(captions_file), backbone=tiny_backbone, bridges=NOISE, decoder=DECODER, training=FAST)
     report = json.loads((tmp_path / "run/scores.json").read_text())
-    assert report["captions"] == 60 and "told from" in (tmp_path / "run/README.md").read_text()
+    assert report["captions"] == 180 and "told from" in (tmp_path / "run/README.md").read_text()
 
 
 def test_another_recipe_or_corpus_in_the_same_folder_is_refused(tmp_path, tiny_backbone, captions_file):

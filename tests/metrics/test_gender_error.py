@@ -38,4 +38,4 @@ def test_each_figure_is_made_again_from_its_statistics():
 def test_it_is_asked_for_by_name_and_knows_english_alone():
     assert "gender_error" not in scoring.METRICS and len(scoring.build(["gender_error"], None)) == 1
     with pytest.raises(SettingError, match="'de'"):
-        scoring.build([{"name": "gender_error", "language": "de"}], None)
+        scoring.build(["gender_error"], None, language="de")
