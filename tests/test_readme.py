@@ -9,12 +9,14 @@ from capdec.cli import _part, main
 
 ROOT = Path(__file__).parent.parent
 NAMES = "train|caption|calibrate|coverage|evaluate|score|compare|report|gap|sweep|demo|models|bulk|serve|prepare|pretrain|import-checkpoint"
-PAGES = "".join((ROOT / name).read_text() for name in ("README.md", "docs/evaluation.md"))
-COMMANDS = re.findall(rf"^(?:\S*/|torchrun.*-m )?capdec ((?:{NAMES}).*)$", PAGES, re.MULTILINE)
+PAGES = "\n".join(path.read_text() for path in (ROOT / "README.md", *sorted(ROOT.glob("docs/*.md")), *sorted(ROOT.glob("examples/*.sh"))))
+for written, meant in (("\\\n", " "), (' "$@"', ""), ("$mode", "neutral")):  # what a shell would put there
+    PAGES = PAGES.replace(written, meant)
+COMMANDS = re.findall(rf"^\s*(?:\S*/|torchrun.*-m )?capdec ((?:{NAMES}) .*?)(?: [>|&].*)?$", PAGES, re.MULTILINE)
 
 
 @pytest.mark.parametrize("line", COMMANDS)
-def test_every_command_of_the_readme_is_one_that_the_command_line_takes(line):
+def test_every_command_of_the_pages_and_examples_is_one_that_the_command_line_takes(line):
     name, *words = shlex.split(line, comments=True)
     given = main.commands[name].make_context(name, words).params
     for kind in ("backbones", "decoders"):
