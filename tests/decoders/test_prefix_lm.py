@@ -85,6 +85,7 @@ def reference(decoder, given, decoding):
         attention_mask=mask.long(),
         max_new_tokens=decoding.max_tokens,
         no_repeat_ngram_size=decoding.no_repeat_ngram_size,
+        min_new_tokens=decoding.min_tokens - 1,  # which does not count the end
         do_sample=False,
         eos_token_id=end,
         pad_token_id=end,
@@ -121,8 +122,9 @@ def test_greedy_search_is_that_of_transformers(decoder, no_repeat):
         Decoding(beams=3, captions=2, max_tokens=12, length_penalty=0.6, no_repeat_ngram_size=3),
         Decoding(beams=4, captions=4, max_tokens=1),
         Decoding(beams=3, captions=1, max_tokens=12, length_penalty=-1.0),
+        Decoding(beams=4, captions=3, max_tokens=12, min_tokens=9, no_repeat_ngram_size=2),
     ],
-    ids=lambda d: f"beams{d.beams}-captions{d.captions}-max{d.max_tokens}-penalty{d.length_penalty}-ngram{d.no_repeat_ngram_size}",
+    ids=lambda d: f"beams{d.beams}-captions{d.captions}-max{d.max_tokens}-min{d.min_tokens}-penalty{d.length_penalty}-ngram{d.no_repeat_ngram_size}",
 )
 def test_beam_search_is_that_of_transformers(decoder, decoding):
     found = decoder.generate(condition(), decoding)
