@@ -154,6 +154,10 @@ def test_what_cannot_be_is_said(trained, captions_file, tmp_path):
         refine(trained, str(captions_file), tmp_path / "second", refining={"stepps": 3})
     with pytest.raises(SettingError, match="samples are 1 or more"):
         refine(trained, str(captions_file), tmp_path / "second", refining={"samples": 0})
+    stylish = Captioner.load(trained)
+    stylish.styles = ("", "loud")
+    with pytest.raises(SettingError, match="one way of speaking"):
+        refine(stylish, str(captions_file), tmp_path / "second", refining=SHORT)
     with pytest.raises(SettingError, match="another making"):
         refine(trained, str(captions_file), trained, refining=SHORT)
     refine(trained, str(captions_file), tmp_path / "second", refining=SHORT)

@@ -106,6 +106,8 @@ def refine(
     made = captioner if isinstance(captioner, Captioner) else Captioner.load(captioner, device, own_parts=own_parts)
     if not reads(made.backbone, made.language):
         raise SettingError(f"refining rewards captions by the backbone, which is not said to read {made.language!r}: their language.")
+    if made.styles or made.lengths:
+        raise SettingError("refining has one way of speaking, and this captioner learned several styles or lengths: refine one that has none.")
     text = open_dataset(captions)
     pairs = read_pairs(text)
     store = Path(embeddings or folder / "embeddings")
