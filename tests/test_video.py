@@ -124,6 +124,18 @@ def test_pixels_that_are_not_square_are_made_so(tmp_path):
     assert open_frames(path, 1)[0].size == (85, 48)
 
 
+def test_a_title_in_another_encoding_is_no_reason_to_refuse_a_clip(tmp_path):
+    path = tmp_path / "titled.mkv"
+    with av.open(str(path), "w") as container:
+        container.metadata["title"] = "titleXtitle"
+        stream = container.add_stream("libx264", rate=25)
+        stream.width, stream.height, stream.pix_fmt = 64, 48, "yuv420p"
+        container.mux(stream.encode(av.VideoFrame.from_image(grey(9))))
+        container.mux(stream.encode())
+    path.write_bytes(path.read_bytes().replace(b"titleXtitle", b"title\xe9title"))
+    assert levels(open_frames(path, 1)) == [9]
+
+
 def test_large_frames_are_shrunk(tmp_path):
     path = write(tmp_path / "large.mp4", [grey(9, (1600, 400))])
     assert open_frames(path, 1)[0].size == (1024, 256) and open_frames(path, 1, at_most=160)[0].size == (160, 40)

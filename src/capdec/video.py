@@ -13,7 +13,7 @@ from bisect import bisect_right
 from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from PIL import Image
 
@@ -60,15 +60,16 @@ def open_frames(path: str | Path, count: int, max_pixels: int = MAX_PIXELS, at_m
         import av
     except ImportError as error:
         raise MissingExtra("av", "video", "captioning a video") from error
-    name, options = one_line(path), {"format_whitelist": FORMATS, "max_pixels": str(max_pixels)}
+    name = one_line(path)
+    options: dict[str, Any] = {"container_options": {"format_whitelist": FORMATS}, "metadata_errors": "replace", "buffer_size": 1 << 20}
     if not os.path.isfile(path):  # noqa: PTH113, for Path raises where a name is too long
         raise ImageError(f"{name} does not exist, or is no file. Check the path.")
     try:
         with open(path, "rb") as file:  # opened here, for FFmpeg takes some names for addresses
-            with av.open(file, "r", options=options, buffer_size=1 << 20) as container:
+            with av.open(file, "r", **options) as container:
                 shown, spans = _plan(container, count, max_pixels, name)
             file.seek(0)
-            with av.open(file, "r", options=options, buffer_size=1 << 20) as container:
+            with av.open(file, "r", **options) as container:
                 photos = _decode(container, spans, max_pixels, at_most)
     except ImageError:
         raise
