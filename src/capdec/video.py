@@ -2,7 +2,8 @@
 says why not.
 
 The file is read twice. First every packet's time is noted and nothing is decoded: so a frame rate that varies, a length that is wrongly declared or a
-recording that broke off do no harm. Then what lies between a wanted frame and the keyframe before it is decoded, and nothing else.
+recording that broke off do no harm. Then the frames wanted are decoded, and what lies between them and the keyframes before them. Where there is a
+keyframe in the middle half of a part it is the one that is wanted: most videos have one every few seconds.
 
 What is refused: what is no video (a playlist, which would name further files, is none), what has no picture, frames of more pixels than allowed, and
 what is out of all proportion to work through (`PACKETS, DECODED`).
@@ -13,7 +14,7 @@ from bisect import bisect_right
 from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from PIL import Image
 
@@ -49,8 +50,8 @@ def open_visual(path: str | Path, count: int) -> list[Image.Image]:
 
 
 def open_frames(path: str | Path, count: int, max_pixels: int = MAX_PIXELS, at_most: int = LONGEST_SIDE) -> list[Image.Image]:
-    """What is shown in the middle of each of `count` equal parts of the clip, in order, the longest side at most `at_most`. A frame that stands for
-    several parts comes several times; one that is too damaged to be decoded does not come.
+    """What is shown in, or about, the middle of each of `count` equal parts of the clip, in order, the longest side at most `at_most`. A frame that
+    stands for several parts comes several times; one that is too damaged to be decoded does not come.
 
     Raises ImageError, in one line; MissingExtra without PyAV; SettingError for a count below 1.
     """
@@ -60,15 +61,16 @@ def open_frames(path: str | Path, count: int, max_pixels: int = MAX_PIXELS, at_m
         import av
     except ImportError as error:
         raise MissingExtra("av", "video", "captioning a video") from error
-    name, options = one_line(path), {"format_whitelist": FORMATS, "max_pixels": str(max_pixels)}
+    name = one_line(path)
+    options: dict[str, Any] = {"container_options": {"format_whitelist": FORMATS}, "metadata_errors": "replace", "buffer_size": 1 << 20}
     if not os.path.isfile(path):  # noqa: PTH113, for Path raises where a name is too long
         raise ImageError(f"{name} does not exist, or is no file. Check the path.")
     try:
         with open(path, "rb") as file:  # opened here, for FFmpeg takes some names for addresses
-            with av.open(file, "r", options=options, buffer_size=1 << 20) as container:
+            with av.open(file, "r", **options) as container:
                 shown, spans = _plan(container, count, max_pixels, name)
             file.seek(0)
-            with av.open(file, "r", options=options, buffer_size=1 << 20) as container:
+            with av.open(file, "r", **options) as container:
                 photos = _decode(container, spans, max_pixels, at_most)
     except ImageError:
         raise
@@ -107,21 +109,30 @@ def _plan(container: "InputContainer", count: int, max_pixels: int, name: str) -
         time = packet.dts if packet.pts is None else packet.pts
         if packet.size and time is not None:
             frames.append(_Shown(time, number, packet.duration or 1))
-            keys += [number] if packet.is_keyframe else []
+            keys += frames[-1:] if packet.is_keyframe else []
     if not frames:
         raise ImageError(f"{name} has no frame in it. Copy or download it again.")
+    numbers = [key.number for key in keys] or [0]
     frames.sort()
-    start, end = frames[0].time, frames[-1].time + frames[-1].duration
-    middles = (start + (end - start) * (2 * part + 1) // (2 * count) for part in range(count))
-    shown = [frames[bisect_right(frames, middle, key=lambda frame: frame.time) - 1] for middle in middles]
+    keys.sort()
+    start, length = frames[0].time, frames[-1].time + frames[-1].duration - frames[0].time
+    shown = [_about(start + length * (2 * part + 1) // (2 * count), length / (4 * count), frames, keys) for part in range(count)]
     spans: Spans = {}
     for frame in sorted(set(shown)):
-        key = keys[max(0, bisect_right(keys, frame.number) - 1)] if keys else 0
-        spans.setdefault(key, []).append(frame)
-    work = sum(max(frame.number for frame in wanted) - key for key, wanted in spans.items()) * width * height
+        spans.setdefault(numbers[max(0, bisect_right(numbers, frame.number) - 1)], []).append(frame)
+    work = sum(max(frame.number for frame in wanted) - key + 1 for key, wanted in spans.items()) * width * height
     if work > DECODED:
         raise ImageError(f"{name} has so few keyframes that {work:,} pixels would have to be decoded. Save it again with more, or take fewer frames.")
     return [frame.number for frame in shown], spans
+
+
+def _about(middle: int, reach: float, frames: list[_Shown], keys: list[_Shown]) -> _Shown:
+    """The keyframe nearest to the middle, which alone need be decoded, if it is within reach; else what is shown in the middle."""
+    place = bisect_right(keys, middle, key=lambda key: key.time)
+    for key in sorted(keys[max(0, place - 1) : place + 1], key=lambda key: abs(key.time - middle))[:1]:
+        if abs(key.time - middle) <= reach:
+            return key
+    return frames[max(0, bisect_right(frames, middle, key=lambda frame: frame.time) - 1)]
 
 
 def _decode(container: "InputContainer", spans: Spans, max_pixels: int, at_most: int) -> dict[int, Image.Image]:
