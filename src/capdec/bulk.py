@@ -31,7 +31,7 @@ import numpy as np
 import torch
 
 from capdec import __version__
-from capdec.captioner import Captioner, embedded
+from capdec.captioner import Captioner, embedded, require_reader
 from capdec.corpus import opened_photos
 from capdec.errors import CapdecError, DataError, ImageError, MismatchError, MissingExtra, SettingError, brief, one_line
 from capdec.files import as_text, exists, join, names_in, open_file, writing
@@ -102,6 +102,7 @@ def bulk(
     if not inputs or batch < 1 or (rows is not None and not 1 <= rows <= PLACES):
         raise SettingError(f"a run has inputs, batches of at least 1 and files of at least 1 row; {list(inputs)}, batch {batch}, rows {rows} came.")
     loaded = Captioner.load(captioner, own_parts=own_parts)
+    require_reader(decoding or loaded.decoding, loaded.backbone, loaded.language)
     if captioner not in embedded() and Path(captioner).is_dir():
         captioner = str(Path(captioner).absolute())  # a cluster's workers begin in another folder
     output = str(output).removeprefix("file://")  # of local files half of one would be seen under its name
