@@ -17,7 +17,7 @@ train() { # OUTPUT TEXT OPTION...
         --set "sources={\"path\": \"$sources\", \"dataset\": \"flickr30k+flickr8k\"}" "$@"
 }
 train "$out/german" "$out/german_train.jsonl"
-train "$out/noise" "$out/german_train.jsonl" --set 'bridges=[{"name": "gaussian_noise", "target_cosine": 0.65}]' --set decoding.rerank=none
+train "$out/noise" "$out/german_train.jsonl" --set 'bridges=[{"name": "gaussian_noise", "target_cosine": 0.65}]' --set decoding.rerank=none --set decoding.candidates=0
 train "$out/careless" "$data/text/german_train.jsonl"
 
 score() { # CAPTIONER OUTPUT REFERENCES OPTION...
