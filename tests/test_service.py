@@ -198,6 +198,13 @@ def test_a_style_is_asked_for_by_its_name(client, tiny_captioner):
         error(ask(other, {"embedding": vector(0)}, decoding={"length": "long"}), 422, "bad_setting")
 
 
+def test_candidates_in_a_language_that_the_backbone_does_not_read_are_not_chosen_by_it(tiny_captioner):
+    tiny_captioner.language = "de"
+    with served(tiny_captioner) as client:
+        assert ask(client, {"embedding": vector(0)}).status_code == 200
+        error(ask(client, {"embedding": vector(0)}, decoding={"rerank": "clip", "candidates": 3}), 422, "bad_setting")
+
+
 def test_a_captioners_own_way_of_choosing_gives_way_to_what_is_asked_for():
     own = Decoding(beams=5, candidates=5, rerank="clip", score_weight=0.5)
     assert generation.changed(own, {"beams": 3}) == Decoding(beams=3, candidates=3, rerank="clip", score_weight=0.5)

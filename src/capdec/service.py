@@ -232,8 +232,9 @@ class Service:
             raise Refusal(404, "no_such_model", f"No captioner of that name is served. There are: {', '.join(self.captioners)}.")
         if asked.deadline is not None and asked.deadline > self.limits.deadline_s:
             raise Refusal(422, "bad_setting", f"deadline is at most {self.limits.deadline_s:g} seconds here. Ask for less, or leave it out.")
-        decoding = generation.changed(self.captioners[model].decoding, dict(asked.decoding))
-        self.captioners[model].check(decoding)
+        captioner = self.captioners[model]
+        decoding = generation.changed(captioner.decoding, dict(asked.decoding))
+        captioner.check(decoding)
         if decoding.rerank == "neighbours" and not self._tells[model]:
             raise SettingError("rerank = 'neighbours' asks a memory that keeps its texts, and this captioner has none. Take another rerank, or none.")
         drawn = decoding.strategy == "nucleus" or self._random[model]
