@@ -224,7 +224,6 @@ class _Line:
         self.words[place] = _capitals(old, new)
         if gap.strip() in APOSTROPHES and self._next(place) == "s":
             if known and known.plural and new.endswith("s"):  # gentlemen's, ladies'
-                self.gaps[place] += self.gaps[place + 1]
                 self._cut(place + 1, place + 2, behind=True)
                 self.gaps[place] = gap + self.gaps[place]
         elif gap[:1] in APOSTROPHES and gap[1:].isspace() and self._next(place) and not new.endswith("s") and not self._quoted(place):
