@@ -57,11 +57,17 @@ NAMED, MENTIONED = 3, 1
 def main(folders: list[str]) -> None:
     if folders[:1] == ["probe"]:
         return probe(*folders[1:])
+    first: list[Score] = []
     for folder in folders:
         rows = [row for part in folder.split("+") for row in scoring.read_rows(Path(part))]
         print(f"\n{folder}: {len(rows)} photos")
         wronged(rows)
-        neutral(rows)
+        figures = neutral(rows)
+        first = first or figures
+        if figures is not first and len(figures[0].statistics) == len(first[0].statistics):
+            apart = [bootstrap.difference([one], [other]) for one, other in zip(figures, first, strict=True)]
+            shown = [f"{one.value:+.2f} [{one.low:+.2f}, {one.high:+.2f}]" for one in apart]
+            print(f"  minus {folders[0]}, in the order of these four: {', '.join(shown)}")
 
 
 def wronged(rows: list[dict]) -> None:
@@ -90,15 +96,20 @@ def wronged(rows: list[dict]) -> None:
             print(f"  {what:<26} {name:<20} {(called & inside).sum():4d} of {inside.sum():4d}   {score.value:5.1f} % [{low:.1f}, {high:.1f}]")
 
 
-def neutral(rows: list[dict]) -> None:
+def neutral(rows: list[dict]) -> list[Score]:
+    """CIDEr of captions as they are, and made neutral, against references as they are, and made neutral."""
+    rows = sorted(rows, key=lambda row: row["image_id"])
     captions, references = {row["image_id"]: row["caption"] for row in rows}, {row["image_id"]: row["references"] for row in rows}
     made = {key: rewrite(text, "neutral") for key, text in captions.items()}
     told = {key: [rewrite(text, "neutral") for text in texts] for key, texts in references.items()}
+    found = []
     for said, how in ((captions, "as they are"), (made, "made neutral afterwards")):
         share = 100 * np.mean([bool(gendered(text)) for text in said.values()])
         figures = {of: CocoScores().score(Predictions(said, wanted))["CIDEr"] for of, wanted in (("", references), (" neutral", told))}
         shown = [f"CIDEr against{of} references {one['value']} [{one['low']}, {one['high']}]" for of, one in scoring.as_json(figures).items()]
         print(f"  captions {how}: {share:.1f} % gendered; {'; '.join(shown)}")
+        found += figures.values()
+    return found
 
 
 def probe(learnt: str, asked: str) -> None:
