@@ -47,7 +47,7 @@ def test_neutral_words_agree_with_articles_possessives_and_number(text, made):
     [
         ("as he is up", "as they are up"),
         ("He's up, she 's got it.", "They're up, they 've got it."),
-        ("she runs, catches it and carries a cat", "they run, catches it and carry a cat"),  # the second verb has no "and": not found
+        ("she runs, catches it and carries a hat", "they run, catches it and carry a hat"),  # the second verb has no "and": not found
         ("he quickly does, he also tries, he doesn't, she wasn't", "they quickly do, they also try, they don't, they weren't"),
         ("she misses, she waves, she can, she jumped", "they miss, they wave, they can, they jumped"),
         ("Where is he? How does she swim?", "Where are they? How do they swim?"),
@@ -57,6 +57,11 @@ def test_neutral_words_agree_with_articles_possessives_and_number(text, made):
 )
 def test_verbs_agree_with_they(text, made):
     assert neutral(text) == made
+
+
+def test_an_animal_s_pronoun_is_its_where_nobody_is_named():
+    assert neutral("A dog with his tongue out: he runs. She hurts herself") == "A dog with its tongue out: it runs. It hurts itself"
+    assert neutral("A dog and his owner") == "A dog and their owner" and neutral("Her boys and dogs") == "Their young people and dogs"
 
 
 @pytest.mark.parametrize(

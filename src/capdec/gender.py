@@ -6,8 +6,9 @@
 
 Articles, verbs behind he and she, possessives and capitals agree with what is written; a text without gendered words comes back as it was.
 
-What it does not know: grammar. `her` is "him" or "his" by the word behind it. Nor who is meant: a dog's `his` is rewritten too, "a bearded man"
-becomes "a bearded woman", and names (Santa, Superman, Mr. Smith), a snowman, and other languages than English are passed over.
+What it does not know: grammar. `her` is "him" or "his" by the word behind it. Nor who is meant: a dog's `his` becomes "its" where nobody else is
+named, and else is taken for somebody's; "a bearded man" becomes "a bearded woman". Names (Santa, Superman, Mr. Smith), a snowman, and other
+languages than English are passed over.
 """
 
 import hashlib
@@ -35,6 +36,7 @@ class Word(NamedTuple):
 
 TABLE: dict[str, str] = tomllib.loads(resources.files("capdec").joinpath("gender.toml").read_text(encoding="utf-8"))
 OBJECT, ROLES, HYPHENS, ADVERBS, NO_VERBS = (frozenset(TABLE[key].split()) for key in ("object", "roles", "hyphens", "adverbs", "no_verbs"))
+ANIMALS, PEOPLE = frozenset(TABLE["animals"].split()), frozenset(TABLE["people"].split())
 PRONOUNS = {
     "he": Word("man", "she", "they", pronoun=True), "she": Word("woman", "he", "they", pronoun=True),
     "him": Word("man", "her", "them", pronoun=True), "her": Word("woman", "his", "their", pronoun=True),
@@ -43,6 +45,8 @@ PRONOUNS = {
 }  # fmt: skip
 ALONE = {"her": Word("woman", "him", "them", pronoun=True), "his": Word("man", "hers", "theirs", pronoun=True)}
 """Where no noun follows: "beside her", "a friend of his"."""
+
+ITS = {"they": "it", "them": "it", "their": "its", "theirs": "its", "themselves": "itself"}
 
 LEFT = re.compile(
     r"\bm[ae]n[ -](made|hole)|\bcow(boy|girl)s?\W(hat|boot|gear|outfit|costume|apparel|logo|brand|statue)|\b(king|queen)s?\W+(siz|bed\b)"
@@ -131,14 +135,14 @@ class _Line:
                 self._put(place, known.twin)
 
     def neutralise(self) -> None:
-        place = 0
+        place, animal = 0, self._names_animals_alone()
         while place < len(self.words):
             known = self.known[place]
             if known is None or self._join(place):
                 place += 1
             elif known.pronoun:
-                self._put(place, known.neutral)
-                if known.neutral == "they":
+                self._put(place, ITS[known.neutral] if animal else known.neutral)
+                if known.neutral == "they" and not animal:
                     self._agree(place)
                 place += 1
             elif self._is_aged(place):
@@ -155,6 +159,11 @@ class _Line:
                 place += 1
 
     # What stands where
+
+    def _names_animals_alone(self) -> bool:
+        """Then "his" is a dog's: its."""
+        named = {*self.low, *(word.removesuffix("s") for word in self.low)}
+        return bool(named & ANIMALS) and not named & (PEOPLE | ROLES) and all(known is None or known.pronoun for known in self.known)
 
     def _next(self, place: int, step: int = 1) -> str:
         return self.low[place + step] if place + step < len(self.low) else ""
@@ -224,7 +233,6 @@ class _Line:
         self.words[place] = _capitals(old, new)
         if gap.strip() in APOSTROPHES and self._next(place) == "s":
             if known and known.plural and new.endswith("s"):  # gentlemen's, ladies'
-                self.gaps[place] += self.gaps[place + 1]
                 self._cut(place + 1, place + 2, behind=True)
                 self.gaps[place] = gap + self.gaps[place]
         elif gap[:1] in APOSTROPHES and gap[1:].isspace() and self._next(place) and not new.endswith("s") and not self._quoted(place):
