@@ -75,6 +75,9 @@ def test_siblings_are_the_other_captions_of_a_photo(tmp_path, backbone):
     path.write_text("".join(json.dumps(row) + "\n" for row in rows))
     corpus = embed(read_pairs(open_dataset(str(path))), backbone, tmp_path / "store")
     assert corpus.siblings() == {0: [1], 1: [0, 2], 2: [1]}
+    (tmp_path / "styled.jsonl").write_text(json.dumps({"image_id": "1", "captions": ["o dog"]}) + "\n")
+    styled = embed(read_pairs(open_dataset(str(tmp_path / "styled.jsonl")), open_dataset(str(path))), backbone, tmp_path / "styled")
+    assert styled.siblings() == {0: [1], 1: [0, 2], 2: [1]}, "one caption, told from several"
 
 
 def test_files_are_recognised_and_an_unknown_one_says_what_is_known(tmp_path):

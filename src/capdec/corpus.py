@@ -251,13 +251,14 @@ class Corpus:
         return replace(self, pairs=self.pairs.where(keep.tolist()), embeddings=self.embeddings.select(rows))
 
     def siblings(self) -> dict[int, list[int]]:
-        """For each row the other rows of its photo that say something else in the same style; only rows that have any."""
+        """For each row the other rows of its photo that say something else in the same style, or are told from something else; only rows that have
+        any."""
         groups: dict[tuple[str, str], list[int]] = {}
         for row, image in enumerate(self.pairs.image_ids):
             if image is not None:
                 groups.setdefault((image, self.style(row)), []).append(row)
-        texts = self.pairs.targets
-        found = {row: [other for other in group if texts[other] != texts[row]] for group in groups.values() if len(group) > 1 for row in group}
+        said = list(zip(self.pairs.sources, self.pairs.targets, strict=True))
+        found = {row: [other for other in group if said[other] != said[row]] for group in groups.values() if len(group) > 1 for row in group}
         return {row: others for row, others in found.items() if others}
 
     def split(self, share: float, seed: int) -> tuple[Int[Tensor, "N"], Int[Tensor, "M"]]:
