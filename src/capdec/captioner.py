@@ -27,7 +27,8 @@ import capdec
 from capdec import generation, parts
 from capdec import recipe as recipes
 from capdec.checkpoint import load_module, module_tensors, read_tensors, write_json, write_tensors
-from capdec.confidence import FILE, NEAREST, Confidence, agreement, things
+from capdec.confidence import FILE as CONFIDENCE
+from capdec.confidence import NEAREST, Confidence, agreement, things
 from capdec.corpus import encode_photos
 from capdec.errors import DataError, ImageError, MismatchError, MissingExtra, SettingError
 from capdec.images import upright
@@ -298,9 +299,9 @@ class Captioner:
         }  # fmt: skip
         write_json(folder / "config.json", config)
         if self.confidence is not None:
-            write_json(folder / FILE, self.confidence.as_json())
+            write_json(folder / CONFIDENCE, self.confidence.as_json())
         else:
-            (folder / FILE).unlink(missing_ok=True)  # of other weights
+            (folder / CONFIDENCE).unlink(missing_ok=True)  # of other weights
 
     @classmethod
     def load(

@@ -99,9 +99,9 @@ def _with_intervals(
 
 def _draw(path: Path, found: dict[str, Any], orders: dict[str, Float[np.ndarray, "N"]], right: Bool[np.ndarray, "N"]) -> None:
     n, parts = len(right), np.linspace(0.05, 1, 20).tolist()
-    shares = {**orders, "best": right.astype(float)}
+    shares = {**{f"by {name}": order for name, order in orders.items()}, "the best there could be": right.astype(float)}
     places = [max(1, round(part * n)) - 1 for part in parts]
-    lines = [drawing.Series(f"by {name}", parts, confidence.right_among_surest(order, right)[places].tolist()) for name, order in shares.items()]
+    lines = [drawing.Series(name, parts, confidence.right_among_surest(order, right)[places].tolist()) for name, order in shares.items()]
     lines.append(drawing.Series("no order", (0, 1), [found["right"]] * 2))
     cider = []
     for name, rows in found["by"].items():

@@ -17,8 +17,8 @@ from capdec.protocols import Decoding
 ABOUT = (
     "The embedded captioner is a small model, trained from scratch: its eye on 5,000 captioned photos of people and dogs and 28,000 uncaptioned "
     "ones, its captions on text alone. Of 50 captions read beside their photos about a third were right, a third half right and a third wrong, and "
-    "it is as confident in the one as in the other. It knows people, dogs, grass, water, snow and sports, and little else; it makes up clothes and "
-    "colours, takes women for men, and at times a person for an animal, which can insult. Do not use it for decisions about people."
+    "most of what is wrong it marks as unsure, though not all. It knows people, dogs, grass, water, snow and sports, and little else; it makes "
+    "up clothes and colours, takes women for men, and at times a person for an animal, which can insult. Do not use it for decisions about people."
 )
 
 PHOTOS = ("astronaut.png", "camera.png", "chelsea.png", "coffee.png", "motorcycle_left.png", "rocket.jpg")
