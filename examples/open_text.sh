@@ -25,6 +25,10 @@ captioner.bridges[1].memory.rows = captioner.backbone.encode_text(sentences).bfl
 captioner.save(f"{out}/told_from_the_book")
 END
 
+# Beside all plain captions, as a style that is asked for by its name.
+capdec train "$data/text/flickr8k_train.jsonl" --style "book=$out/book.jsonl" --start flickr --steps 1000 --dtype bfloat16 --set training.batch=48 \
+    --output "$out/named"
+
 cat > "$out/evaluation.toml" <<END
 [evaluation]
 metrics = ["coco_scores", "clip_score", "diversity", { name = "style", style = "$out/book.jsonl", plain = "$data/text/flickr8k_train.jsonl" }]
@@ -33,6 +37,8 @@ for captioner in flickr "$out/captioner" "$out/told_from_the_book"; do
     capdec evaluate "$captioner" --dataset "$data/flickr8k/dev-000000.tar" --split val --name flickr8k --recipe "$out/evaluation.toml" \
         --memory "$out/mixed.jsonl" --judge "${JUDGE:-judge}" --output "$out/dev/$(basename "$captioner")"
 done
+capdec evaluate "$out/named" --style book --beams 24 --candidates 24 --score-weight 0.05 --dataset "$data/flickr8k/dev-000000.tar" --split val --name flickr8k \
+    --recipe "$out/evaluation.toml" --memory "$out/book.jsonl" --judge "${JUDGE:-judge}" --output "$out/dev/named"
 capdec compare "$out/dev/captioner" "$out/dev/flickr"
 capdec compare "$out/dev/told_from_the_book" "$out/dev/flickr"
 capdec report "$out/dev/told_from_the_book" "$out/dev/captioner" "$out/dev/flickr" --output "$out/report"
