@@ -15,7 +15,7 @@ capdec caption "$out/photos" --captioner "$out/styles" --style romantic --length
 
 score() { # STYLE NAME OPTION...
     capdec evaluate "$out/$2" --recipe "$out/$1.toml" --dataset "$data/text/flickrstyle_$1_dev.jsonl" --images "$out/photos" --name flickr8k --split val \
-        --judge "${JUDGE:-judge}" --output "$out/dev/$1/$(basename "$2")" "${@:3}"
+        --beams 24 --candidates 24 --score-weight 0.05 --judge "${JUDGE:-judge}" --output "$out/dev/$1/$(basename "$2")" "${@:3}"
 }
 
 for style in romantic humorous; do
@@ -26,7 +26,7 @@ for style in romantic humorous; do
     capdec train "$text" --recipe recipes/flickr.toml --sources "$plain" --output "$out/$style-sources"
     capdec train "$text" "${adapt[@]}" --steps 400 --output "$out/$style-all"
     capdec train "$text" "${adapt[@]}" --steps 400 --learn mapper --output "$out/$style-mapper"
-    capdec train "$text" "${adapt[@]}" --steps 800 --learn lora --set training.lora_rank=32 --set training.learning_rate=0.02 --output "$out/$style-lora"
+    capdec train "$text" "${adapt[@]}" --steps 1000 --learn lora --set training.lora_rank=16 --set training.learning_rate=0.003 --output "$out/$style-lora"
 
     cat > "$out/$style.toml" <<END
 [evaluation]
@@ -34,4 +34,11 @@ metrics = ["coco_scores", "clip_score", "diversity", "unseen_nouns", { name = "s
 END
     for way in alone sources all mapper lora; do score "$style" "$style-$way"; done
     score "$style" styles --style "$style"
+    capdec compare "$out/dev/$style/styles" "$out/dev/$style/$style-all"
+done
+
+# Lengths, in the plain style.
+for length in short medium long; do
+    capdec evaluate "$out/styles" --length "$length" --dataset "$data/flickr8k/dev-000000.tar" --split val --name flickr8k --judge "${JUDGE:-judge}" \
+        --output "$out/dev/$length"
 done

@@ -10,7 +10,7 @@ from capdec.cli import _part, main
 ROOT = Path(__file__).parent.parent
 NAMES = "train|caption|calibrate|coverage|evaluate|score|compare|report|gap|sweep|demo|models|bulk|serve|prepare|pretrain|import-checkpoint"
 PAGES = "\n".join(path.read_text() for path in (ROOT / "README.md", *sorted(ROOT.glob("docs/*.md")), *sorted(ROOT.glob("examples/*.sh"))))
-for written, meant in ((r"\\\n", " "), (r' "\$\{?\w*\[?@[^"]*"', ""), (r"\$mode", "neutral")):  # what a shell would put there
+for written, meant in ((r"\\\n", " "), (r' "\$\{?\w*\[?@[^"]*"', ""), (r"\$mode", "neutral"), (r"\$length", "short")):  # what a shell would put there
     PAGES = re.sub(written, meant, PAGES)
 COMMANDS = re.findall(rf"^\s*(?:\S*/|torchrun.*-m )?capdec ((?:{NAMES}) .*?)(?: [>|&].*)?$", PAGES, re.MULTILINE)
 
