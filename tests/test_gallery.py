@@ -69,6 +69,13 @@ def test_an_entry_shows_its_photo_caption_score_alternatives_references_and_name
     assert page.says("1 photo captioned by capdec.")
 
 
+def test_an_entry_says_how_sure_its_caption_is_where_that_is_known(tmp_path):
+    sure, unsure = Caption("a dog", -1.0, confidence=0.4), Caption("a cat", -2.0, confidence=0.021, unsure=True)
+    page = page_of(tmp_path, Entry("dog.jpg", photo(), sure), Entry("cat.jpg", photo(), unsure))
+    assert page.says(", 40%") and page.says(", 2%, unsure") and page.says("everything named is there")
+    assert not page_of(tmp_path, Entry("dog.jpg", photo(), Caption("a dog", -1.0))).says("%")
+
+
 def test_a_photo_that_failed_shows_its_error_instead(tmp_path):
     page = page_of(tmp_path, Entry("broken.jpg", error="broken.jpg is empty."), Entry("good.jpg", photo(), Caption("a dog", -1.0)))
     assert page.says("broken.jpg is empty.") and len(page.all("img")) == 1

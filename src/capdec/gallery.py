@@ -58,13 +58,15 @@ def _page(title: str, entries: Iterable[Entry], about: str) -> Iterator[str]:
     yield head(title)
     yield f'<header>\n<h1>{escape(title)}</h1>\n{paragraphs}</header>\n<main class="cards">\n'
     captioned = failed = 0
+    judged = False
     for entry in entries:
+        judged = judged or (entry.caption is not None and entry.caption.confidence is not None)
         captioned, failed = captioned + (entry.caption is not None), failed + (entry.error is not None)
         yield _figure(entry)
     if not captioned + failed:
         yield '<p class="empty">There are no photos here.</p>\n'
     count = f"{captioned:,} {'photo' if captioned == 1 else 'photos'} captioned by capdec" + (f", {failed:,} failed" if failed else "")
-    yield f"</main>\n<footer>\n<p>{count}. {SCORES}</p>\n</footer>\n</body>\n</html>\n"
+    yield f"</main>\n<footer>\n<p>{count}. {SCORES}{SURE * judged}</p>\n</footer>\n</body>\n</html>\n"
 
 
 def _figure(entry: Entry) -> str:
@@ -77,7 +79,7 @@ def _figure(entry: Entry) -> str:
         lines.append(f'<p class="caption" dir="auto">{escape(caption.text) or "<i>an empty caption</i>"}</p>')
     if entry.error is not None:
         lines.append(f'<p class="error"><strong>No caption:</strong> {escape(entry.error)}</p>')
-    score = f"<span>score {_score(caption)}</span>" if caption is not None else ""
+    score = f"<span>score {_score(caption)}{_sure(caption)}</span>" if caption is not None else ""
     lines.append(f'<p class="source"><bdi>{escape(entry.name)}</bdi>{score}</p>')
     if caption is not None and caption.alternatives:
         others = "".join(f'<li><span dir="auto">{escape(other.text)}</span> {_score(other)}</li>\n' for other in caption.alternatives)
@@ -92,6 +94,10 @@ def _figure(entry: Entry) -> str:
 def _score(caption: "Caption") -> str:
     shown = f"{caption.score:.2f}".replace("-", "−")
     return f'<data value="{caption.score:.4f}">{shown}</data>'
+
+
+def _sure(caption: "Caption") -> str:
+    return "" if caption.confidence is None else f", {caption.confidence:.0%}{', unsure' if caption.unsure else ''}"
 
 
 def picture(image: "Image | None", alternative: str) -> str:
@@ -111,6 +117,7 @@ def picture(image: "Image | None", alternative: str) -> str:
 POLICY = "default-src 'none'; img-src data:; style-src 'unsafe-inline'"
 
 SCORES = "A score is the caption's log-probability in nats, adjusted for its length: nearer to 0 means surer, not truer."
+SURE = " A percentage is how probable it is that everything named is there."
 
 HEAD = """<!DOCTYPE html>
 <html lang="en">
