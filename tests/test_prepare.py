@@ -143,13 +143,13 @@ def test_careless_capitals_are_mended_by_the_majority_inside_of_sentences(tmp_pa
 
 
 def test_gendered_words_are_rewritten_before_the_questions_and_a_text_stays_its_own_source(tmp_path):
-    lines = [{"captions": ["a man runs", "a woman runs"]}, {"source": "a man runs", "target": "his dog runs"}]
+    lines = [{"captions": ["a man runs", "a woman runs"]}, {"source": "a man runs", "target": "his hat is red"}]
     (tmp_path / "c.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
     (tmp_path / "mix.jsonl").write_text(json.dumps({"image_id": "1", "captions": ["a man", "a woman", "a cat"]}) + "\n")
     prepare([str(tmp_path / "c.jsonl")], tmp_path / "out.jsonl", gender="neutral", mix=str(tmp_path / "mix.jsonl"), share=0.4)
     assert rows_of(tmp_path / "out.jsonl") == [
         {"captions": ["a person runs"]},
-        {"source": ["a man runs"], "target": ["their dog runs"]},
+        {"source": ["a man runs"], "target": ["their hat is red"]},
         {"image_id": "1", "captions": ["a person", "a person", "a cat"]},
     ]
 

@@ -101,6 +101,8 @@ def test_a_length_that_was_not_learned_is_refused_with_what_any_captioner_takes(
     with pytest.raises(SettingError, match="min_tokens lies between"):
         tiny_captioner.check(Decoding(min_tokens=12, max_tokens=11))
     assert len(tiny_captioner.caption_embeddings(torch.randn(1, 16), Decoding(min_tokens=12, max_tokens=14))[0].tokens) >= 11
+    most = DECODER["max_tokens"]
+    assert len(tiny_captioner.caption_embeddings(torch.randn(1, 16), Decoding(min_tokens=39))[0].tokens) >= most - 1, "as much as the decoder can say"
 
 
 def test_a_training_begins_with_a_captioner_and_has_its_settings(tmp_path, plain, captions_file, loud):

@@ -336,6 +336,7 @@ def train(
 @click.option("--share", default=0.5, show_default=True, help="Share of INPUT's texts when mixed; there are as many as it leaves room for.")
 @click.option("--recase", is_flag=True, help="Give words in small letters the capitals that INPUT most often gives them.")
 @click.option("--gender", type=click.Choice(["neutral", "balanced", "swap"]), help="Rewrite gendered words, of --mix too (English).")
+@click.option("--language", metavar="CODE", default="en", show_default=True, help="Of the texts: what knows English alone refuses another.")
 @click.option("--seed", default=0, show_default=True, help="Of what is left out for --share, and of the coin of --gender balanced.")
 @device_option
 def prepare(inputs: tuple[str, ...], output: Path, words: tuple[int, int] | None, backbone: str, device: str, **given: Any) -> None:

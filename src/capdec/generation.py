@@ -73,6 +73,11 @@ def changed(default: Decoding, given: dict[str, Any]) -> Decoding:
     return decoding
 
 
+def within(decoding: Decoding, most: int) -> Decoding:
+    """For a decoder that says so many tokens at most, the end included."""
+    return replace(decoding, max_tokens=min(decoding.max_tokens, most), min_tokens=min(decoding.min_tokens, most))
+
+
 def found(decoding: Decoding) -> int:
     """How many captions a photo are looked for."""
     return max(decoding.captions, decoding.candidates)

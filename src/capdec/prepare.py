@@ -49,6 +49,7 @@ WORD = re.compile(r"[^\W_]+(?:[-'’][^\W_]+)*")
 ODD = re.compile(rf"[^\w\s{MARKS}]|_|\w://|www\.")
 END = re.compile(r"[.!?…]['\"’”»)]*$")
 VERSE = re.compile(r"(?:^[ \t]*[1-3]?[A-Z][A-Za-z]+|\A\s*)\d+:\d+[ \t]+", re.MULTILINE)  # Ge1:2 where a line begins, 1:2 where a paragraph does
+ENGLISH = frozenset(("a", "the", "is", "are", "of", "and", "with"))
 GUTENBERG = re.compile(r"\*\*\* ?START OF [^\n]*\*\*\*(.*?)\*\*\* ?END OF ", re.DOTALL)
 
 
@@ -65,6 +66,7 @@ def prepare(
     near: float = 95.0,
     recase: bool = False,
     gender: str | None = None,
+    language: str = "en",
     seed: int = 0,
 ) -> dict[str, Any]:
     """Writes `output`, and returns what is in its report.
@@ -78,7 +80,8 @@ def prepare(
 
     `mix` are plain captions; `share` is that of the inputs' texts among all that is written: the side there is too much of is cut to it, whole photos
     at a time, in an order that `seed` decides. `recase` gives words in small letters the capitals that the inputs most often give them. `gender`
-    rewrites the gendered words of all that is written, of `mix` too: "neutral", "balanced" or "swap" (`capdec.gender`).
+    rewrites the gendered words of all that is written, of `mix` too: "neutral", "balanced" or "swap" (`capdec.gender`); it and `nouns` know English,
+    and `language` says what the texts are in.
 
     Raises SettingError for what cannot be asked, MissingExtra without syntok, DataError for a file that cannot be used, or where nothing is left.
     """
@@ -91,6 +94,8 @@ def prepare(
         raise SettingError(f"words are the fewest and the most of a text; {words[0]} and {words[1]} came.")
     if not 0 < share <= 1 or not 0 < near <= 100:
         raise SettingError(f"share is above 0 and at most 1, near in percent above 0 and at most 100; {share} and {near} came.")
+    if visual == "nouns" and language != "en":
+        raise SettingError(f"the lexicon of visible things is English, and the texts are in {language!r}: take likeness to plain captions, or none.")
     if visual == "likeness" and (mix is None or backbone is None):
         raise SettingError("likeness is to plain captions, by a backbone: name both (--mix, --backbone), or take another criterion.")
 
@@ -101,7 +106,9 @@ def prepare(
     if recase:
         read = _changed(read, _recaser(read.targets))
     if gender:
-        read, plain = (_changed(texts, partial(rewrite, mode=gender, seed=seed)) for texts in (read, plain))
+        if language == "en" and not _looks_english([*read.targets, *plain.targets]):
+            raise SettingError("gendered words are known in English alone, and these texts do not look English. Leave --gender out.")
+        read, plain = (_changed(texts, partial(rewrite, mode=gender, seed=seed, language=language)) for texts in (read, plain))
     reasons, found = _faults(read, words, bool(sentences))
     looks, criterion = _visible([text for text, fault in zip(read.targets, found, strict=True) if fault is None], visual, plain, backbone, near)
     reasons["not visual"], seen = criterion, iter(looks)
@@ -219,6 +226,11 @@ def _recaser(texts: Sequence[str]) -> Callable[[str], str]:
         return re.sub(r"^\W*\w", lambda found: found[0].upper(), text)
 
     return recased
+
+
+def _looks_english(texts: Sequence[str]) -> bool:
+    """A quarter of them has one of the words that most English captions have. Of Flickr8k's 96 % do, of Multi30k's German ones 0.04 %."""
+    return sum(bool(ENGLISH & {word.lower() for word in WORD.findall(text)}) for text in texts) >= len(texts) / 4
 
 
 def _faults(texts: Pairs, words: tuple[int, int], whole: bool) -> tuple[dict[str, str], list[str | None]]:

@@ -7,7 +7,6 @@ not by a token id, so that no word is unlearnable, and the search keeps keys and
 import functools
 import inspect
 from collections.abc import Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -17,7 +16,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
 from capdec.errors import DataError, MissingExtra, SettingError
-from capdec.generation import search
+from capdec.generation import search, within
 from capdec.inference import for_inference
 from capdec.mapper import Kind, build_mapper, padding_first
 from capdec.past import Past, Room, Steps
@@ -161,13 +160,13 @@ class PrefixLM(nn.Module):
         if not len(condition):
             return []
         condition = condition.with_embeddings(condition.embeddings.to(self.dtype))
-        ended = min(decoding.max_tokens, self.max_tokens)
+        wanted = within(decoding, self.max_tokens)
         with for_inference(self) as network:
             past = Past(self.room)
             steps = Steps(network, condition, self.dtype, past) if self._takes_masks() else _Rows(network, condition)
-            found = search(steps, replace(decoding, max_tokens=ended), self._end())
+            found = search(steps, wanted, self._end())
             past.close(found)
-        return [[Caption(self._said(one.tokens, len(one.tokens) < ended), one.score, one.tokens) for one in image] for image in found]
+        return [[Caption(self._said(one.tokens, len(one.tokens) < wanted.max_tokens), one.score, one.tokens) for one in image] for image in found]
 
     def before_rounding(self) -> None:
         """What all tokens' output weights have in common moves all logits alike, which no probability sees. But it makes GPT-2's so large that

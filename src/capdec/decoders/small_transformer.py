@@ -8,7 +8,6 @@
 import inspect
 import json
 from collections.abc import Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +19,7 @@ from torch import Tensor, nn
 
 from capdec.checkpoint import load_module, module_tensors, read_tensors
 from capdec.errors import DataError, MismatchError, SettingError
-from capdec.generation import search
+from capdec.generation import search, within
 from capdec.inference import for_inference
 from capdec.mapper import Kind, build_mapper, padding_first
 from capdec.past import Past, Room, Steps
@@ -184,7 +183,7 @@ class SmallTransformer(nn.Module):
         with for_inference(self) as network:
             past = Past(self.room)
             steps = Steps(network, condition, self.dtype, past)
-            found = search(steps, replace(decoding, max_tokens=min(decoding.max_tokens, self.max_tokens)), END)
+            found = search(steps, within(decoding, self.max_tokens), END)
             past.close(found)
         return [[Caption(tokenizer.decode(one.tokens).strip(), one.score, one.tokens) for one in image] for image in found]
 

@@ -70,6 +70,7 @@ function choose() {
   const styles = captioner().styles ?? [];
   $("style").replaceChildren(...styles.map((style) => new Option(style || "plain", style, false, style === own.style)));
   $("style").parentElement.hidden = styles.length < 2;
+  $("length").parentElement.hidden = !captioner().has_lengths;
 }
 
 /** Ranges and words of the settings; brings what was typed into range. */
@@ -97,6 +98,7 @@ function settings() {
   const [captions, beams, max_tokens, neighbours] = ["captions", "beams", "max_tokens", "neighbours"].map((id) => $(id).valueAsNumber);
   const asked = { model: name, captions, max_tokens };
   if ($("style").value) asked.style = $("style").value;
+  if ($("length").value && !$("length").parentElement.hidden) asked.length = $("length").value;
   if (remembers && neighbours) asked.neighbours = neighbours;
   if (decoding.strategy === "nucleus") return asked;
   Object.assign(asked, { strategy: "beam", beams });
@@ -328,7 +330,7 @@ function list(element, entries, figure) {
 
 function show(card, state, result = {}, retry = false) {
   Object.assign(card, { state, result, retry });
-  const { caption, score, unsure = false, alternatives = [], neighbours = [], error } = result;
+  const { caption, score, confidence, unsure = false, alternatives = [], neighbours = [], error } = result;
   const { part } = card;
   card.element.dataset.state = state;
   part("img").alt = caption || card.name;
@@ -339,7 +341,7 @@ function show(card, state, result = {}, retry = false) {
   part(".source span").hidden = state !== "done";
   if (state === "done") {
     part(".source data").value = score;
-    part(".source data").textContent = signed(score) + (unsure ? ", unsure" : "");
+    part(".source data").textContent = signed(score) + (confidence === undefined ? "" : `, ${Math.round(100 * confidence)}%`) + (unsure ? ", unsure" : "");
   }
   part(".others").hidden = !alternatives.length;
   list(part(".others ul"), alternatives, "score");
@@ -476,10 +478,12 @@ function asJson() {
 function asCsv() {
   const rows = finished();
   const others = Math.max(0, ...rows.map(({ result }) => result.alternatives?.length ?? 0));
-  const head = ["name", "caption", "score", ...Array.from({ length: others }, (_, place) => `alternative_${place + 1}`), "model", "error"];
-  const lines = rows.map(({ name, asked, result: { caption = "", score = "", alternatives = [], error } }) => [
-    plain(name), plain(caption), score, ...Array.from({ length: others }, (_, place) => plain(alternatives[place]?.caption ?? "")),
-    plain(asked?.model ?? ""), plain(error?.message ?? ""),
+  const sure = rows.some(({ result }) => result.confidence !== undefined) ? ["confidence", "unsure"] : [];
+  const styles = rows.some(({ asked }) => asked?.style) ? ["style"] : [];
+  const head = ["name", "caption", "score", ...sure, ...Array.from({ length: others }, (_, place) => `alternative_${place + 1}`), "model", ...styles, "error"];
+  const lines = rows.map(({ name, asked, result }) => [
+    plain(name), plain(result.caption ?? ""), result.score ?? "", ...sure.map((key) => result[key] ?? ""), ...Array.from({ length: others }, (_, place) => plain(result.alternatives?.[place]?.caption ?? "")),
+    plain(asked?.model ?? ""), ...styles.map((key) => plain(asked?.[key] ?? "")), plain(result.error?.message ?? ""),
   ]);
   const quoted = (cell) => (/[",\r\n]/.test(cell) ? `"${String(cell).replaceAll('"', '""')}"` : cell);
   return "\ufeff" + [head, ...lines].map((line) => `${line.map(quoted).join(",")}\r\n`).join(""); // the mark tells spreadsheets that it is UTF-8
