@@ -10,7 +10,7 @@ tar -xf "$data/flickr8k/dev-000000.tar" -C "$out/photos"
 
 # One captioner, several styles and lengths, asked for by name.
 capdec train "$plain" --style "romantic=$data/text/flickrstyle_romantic_train.jsonl" --style "humorous=$data/text/flickrstyle_humorous_train.jsonl" \
-    --sources "$plain" --start flickr --steps 1000 --dtype bfloat16 --set training.batch=48 --set training.lengths=true --output "$out/styles"
+    --sources "$plain" --recipe recipes/styles.toml --output "$out/styles"
 capdec caption "$out/photos" --captioner "$out/styles" --style romantic --length short --output "$out/romantic.jsonl"
 
 score() { # STYLE NAME OPTION...
@@ -39,6 +39,6 @@ done
 
 # Lengths, in the plain style.
 for length in short medium long; do
-    capdec evaluate "$out/styles" --length "$length" --dataset "$data/flickr8k/dev-000000.tar" --split val --name flickr8k --judge "${JUDGE:-judge}" \
+    capdec evaluate "$out/styles" --length "$length" --beams 5 --candidates 5 --score-weight 0.5 --dataset "$data/flickr8k/dev-000000.tar" --split val --name flickr8k --judge "${JUDGE:-judge}" \
         --output "$out/dev/$length"
 done
