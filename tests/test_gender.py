@@ -36,6 +36,7 @@ def swap(text):
         ("His mother-in-law, her ex-husband", "Their parent-in-law, their ex-spouse"),
         ("A boy hurts himself; a girl helps him.", "A young person hurts themselves; a young person helps them."),
         ("The boys' ball, the ladies’ hats", "The young people's ball, the people’s hats"),
+        ("A man walks with her and her dog.", "A person walks with them and their dog."),
     ],
 )
 def test_neutral_words_agree_with_articles_possessives_and_number(text, made):

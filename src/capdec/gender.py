@@ -201,7 +201,8 @@ class _Line:
         """Where the other pronoun is of "he or she", "his/her", "him and her"; else 0."""
         other = place + 1 if self.gaps[place].strip() == "/" else place + 2
         joined = other == place + 1 or (self._spaced(place) and self._spaced(place + 1) and self.low[place + 1] in ("or", "and"))
-        return other if joined and self.low[place] in PRONOUNS and self._next(other, 0) in PRONOUNS else 0
+        pair = (PRONOUNS.get(self.low[place]), PRONOUNS.get(self._next(other, 0))) if joined else (None, None)
+        return other if pair[0] and pair[1] and pair[0].gender != pair[1].gender else 0  # "her and her dog" are somebody, and a dog
 
     def _is_aged(self, place: int) -> bool:
         """ "a baby boy", "teenage girls": the word before says it all."""
