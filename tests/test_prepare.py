@@ -154,6 +154,17 @@ def test_gendered_words_are_rewritten_before_the_questions_and_a_text_stays_its_
     ]
 
 
+def test_what_knows_english_alone_refuses_other_languages(tmp_path):
+    path = tmp_path / "c.jsonl"
+    path.write_text(json.dumps({"captions": ["Hier sieht man einen Hund", "man sagt er sei her"]}) + "\n", encoding="utf-8")
+    for given, words in (({}, "do not look English"), ({"language": "de"}, "'de' came")):
+        with pytest.raises(SettingError, match=words):
+            prepare([str(path)], tmp_path / "out.jsonl", gender="neutral", **given)
+    with pytest.raises(SettingError, match="lexicon of visible things is English"):
+        prepare([str(path)], tmp_path / "out.jsonl", visual="nouns", language="de")
+    assert not (tmp_path / "out.jsonl").exists()
+
+
 def test_what_was_prepared_trains(book, tmp_path, captions_file, tiny_backbone):
     result = CliRunner().invoke(
         main, ["prepare", book, "--sentences", "--mix", str(captions_file), "--share", "0.1", "--output", f"{tmp_path}/p.jsonl"]
