@@ -185,8 +185,8 @@ def bulk(inputs: tuple[str, ...], output: str, captioner: str, own_parts: bool, 
     """Caption a million photos, or stored embeddings: folders, patterns or files, local or on s3://, gs://, hf:// ...
 
     INPUT holds photos, WebDataset's .tar shards, Parquet with photos, paths or embeddings, or embeddings alone (.npy, .safetensors; clip-retrieval's
-    folder). DIR gets captions/*.parquet: key, caption, score, confidence, unsure, alternatives, error. Killed at any moment and started again, it goes
-    on, and each row comes once. The exit status is 1 if any row failed.
+    folder). DIR gets captions/*.parquet: key, caption, score, alternatives, confidence, unsure, error. Killed at any moment and started again, it
+    goes on, and each row comes once. The exit status is 1 if any row failed.
     """
     from capdec.bulk import bulk as run
     from capdec.captioner import Captioner
