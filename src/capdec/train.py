@@ -30,7 +30,7 @@ from capdec.corpus import Corpus, Embeddings, Pairs, Photos, Spec, embed, embed_
 from capdec.errors import MissingExtra, SettingError
 from capdec.language import reads, tokenizer
 from capdec.progress import Progress
-from capdec.protocols import Backbone, Bridge, Condition, Supervision
+from capdec.protocols import Backbone, Bridge, Condition, Decoding, Supervision
 
 AUTO = "auto"
 SIBLINGS = "siblings"
@@ -165,6 +165,10 @@ def train(
     tried = [parts.build("bridges", one, dim=backbone_part.dim) for one in _with_noise(spec["bridges"], backbone_part.target_cosine)]
     if paired_photos is not None and any(hasattr(bridge, "memory") for bridge in tried):
         raise SettingError("with paired_photos a memory would be of photos, not of captions: leave its bridge out, or paired_photos.")
+    if decoding_plan.rerank == "neighbours" and not any(getattr(bridge.memory, "keep_texts", True) for bridge in tried if hasattr(bridge, "memory")):
+        raise SettingError(
+            'rerank = "neighbours" asks a memory that keeps its texts: say keep_texts = true in a bridge that has one, or take another.'
+        )
     if sources is not None and paired_photos is not None:
         raise SettingError("a caption is told from a source or from its photo: name sources or paired_photos, not both.")
     if plan.norms and (paired_photos is not None or any(isinstance(one, dict) and one.get("memory") for one in spec["bridges"])):
@@ -172,6 +176,7 @@ def train(
     text = [open_dataset(captions), *([open_dataset(sources)] if sources not in (None, SIBLINGS) else [])]
     pairs = read_pairs(*text)
     pairs = pairs.at_most(plan.captions, plan.seed) if plan.captions else pairs
+    decoding_plan = _learned(decoding_plan, begun, list(dict.fromkeys(pairs.styles or ())), plan.lengths)
     store = Path(embeddings or folder / "embeddings")
     if paired_photos is not None:
         corpus = told_from_photos(pairs, *_photos(paired_photos, backbone_part, store / "paired_photos", worker))
@@ -215,8 +220,6 @@ def train(
     if chosen and chosen.get("pairs"):
         beside_text |= Supervision.PAIRS_FOR_SETTINGS
     names = sorted({name for dataset in text if dataset.name for name in dataset.name.split("+")} | set(before))
-    if corpus.styles and decoding_plan.style not in corpus.styles:
-        decoding_plan = replace(decoding_plan, style="" if "" in corpus.styles else corpus.styles[0])
     captioner = Captioner(
         backbone_part, built, model, spec, decoding_plan, names, beside_text, styles=corpus.styles, lengths=bounds, language=language
     )
@@ -235,6 +238,21 @@ def train(
             temporary.write_text(card(report, captioner), encoding="utf-8")
     worker.wait()
     return captioner
+
+
+def _learned(decoding: Decoding, begun: Captioner | None, styles: Sequence[str], lengths: bool) -> Decoding:
+    """With a style and a length that are learned: those of the captioner it begins with are left out where they are not, and where no caption is
+    plain the first style is its own. Raises SettingError for others."""
+    if begun and decoding.style == begun.decoding.style and decoding.style not in styles:
+        decoding = replace(decoding, style="")
+    if begun and decoding.length == begun.decoding.length and not lengths:
+        decoding = replace(decoding, length="")
+    if decoding.style and decoding.style not in styles:
+        there = ", ".join(style for style in styles if style) or "none: the captions' tables name one (as = ...)"
+        raise SettingError(f"decoding.style = {decoding.style!r} is no style of these captions. There is {there}.")
+    if decoding.length and not lengths:
+        raise SettingError(f"decoding.length = {decoding.length!r} asks for lengths, which are not learned: set training.lengths = true.")
+    return decoding if decoding.style or not styles or "" in styles else replace(decoding, style=styles[0])
 
 
 def _lent(decoder: PartSpec) -> tuple[Sequence[str], Supervision]:
