@@ -109,7 +109,7 @@ def _captioned(
                 raise DataError(f"{len(opened) - len(images)} photos cannot be opened, the first: {wrong} Mend them, or leave them out.")
             vectors = encode_photos(captioner.backbone, images, captioner.regions, captioner.normalize)
             told = captioner.caption_embeddings(vectors, decoding, batch, start=len(captions))
-            parts.append(captioner.signals(told, vectors, draws, start=len(captions)))
+            parts.append(captioner.signals(told, vectors, draws, start=len(captions), decoding=decoding))
             captions += told
             progress.update(len(captions))
     return captions, {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
