@@ -272,7 +272,7 @@ class Captioner:
         elif decoding.rerank == "consensus":
             lists = by_consensus(lists, decoding.score_weight, self.language)
         elif teller is not None:
-            near = teller.memory.said_near(asked.with_embeddings(_pooled(asked.embeddings, sizes)), decoding.neighbours)
+            near = teller.memory.said_near(Condition.of(_pooled(asked.embeddings, sizes)), decoding.neighbours)
             lists = by_neighbours(lists, [[text for text, _ in texts] for texts in near], decoding.score_weight, self.language)
         return [replace(best, alternatives=tuple(others)) for best, *others in (captions[: decoding.captions] for captions in lists)]
 
