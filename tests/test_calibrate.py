@@ -122,6 +122,9 @@ def test_what_cannot_be_learned_is_an_error_that_says_why(tmp_path, telling, cal
         calibrate(telling, calibration, tmp_path / "c.json", precision=0.99)
     with pytest.raises(SettingError, match="shares between 0 and 1"):
         calibrate(telling, calibration, tmp_path / "c.json", coverage=1.5)
+    telling.language = "de"
+    with pytest.raises(SettingError, match="known in English alone, and this captioner speaks 'de'"):
+        calibrate(telling, calibration, tmp_path / "c.json", coverage=0.5)
     assert not (tmp_path / "c.json").exists()
 
 
