@@ -291,7 +291,7 @@ def train(
     from capdec.errors import SettingError
 
     table = recipe.read(recipe_file) if recipe_file else {}
-    given = {"captions": _in_styles(captions, styles), "sources": sources, "start": start}
+    given = {"captions": _in_styles(captions or table.get("captions"), styles), "sources": sources, "start": start}
     table |= {key: value for key, value in given.items() if value is not None}
     table |= {key: _part(f"{key}s", value) for key, value in (("backbone", backbone), ("decoder", decoder)) if value is not None}
     short = {"training.steps": steps, "training.dtype": dtype, "training.learn": learn}
@@ -411,7 +411,7 @@ def refine(
     click.echo(f"Refined: {output}   given: {made.supervision.words()}")
 
 
-def _in_styles(captions: str | None, styles: Sequence[str]) -> str | list[str | dict[str, str]] | None:
+def _in_styles(captions: Any, styles: Sequence[str]) -> Any:
     """What `train` takes for captions, and others in styles that have names. Raises SettingError."""
     from capdec.errors import SettingError
 
@@ -419,7 +419,8 @@ def _in_styles(captions: str | None, styles: Sequence[str]) -> str | list[str | 
     if wrong := [one for one, (name, _, file) in zip(styles, named, strict=True) if not (name and file)]:
         raise SettingError(f"--style takes NAME=FILE, for example romantic=romantic.jsonl; this came: {wrong[0]!r}.")
     tables = [{"path": file, "as": name} for name, _, file in named]
-    return [*([captions] if captions else []), *tables] if tables else captions
+    plain = captions if isinstance(captions, list) else [captions] if captions else []
+    return [*plain, *tables] if tables else captions
 
 
 def _settings_of(captioner: str) -> dict[str, Any]:
