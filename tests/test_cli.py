@@ -261,3 +261,17 @@ def test_styles_are_added_to_the_captions_of_a_recipe(run, captions_file, tiny_b
     done = run("train", "--recipe", tmp_path / "r.toml", *words, "--output", tmp_path / "run")
     assert done.exit_code == 0, done.output
     assert json.loads((tmp_path / "run/config.json").read_text())["styles"] == ["", "loud"]
+
+
+def test_a_sweep_that_begins_with_a_captioner_has_its_bridges_and_decoding(run, captions_file, captioner_folder, tmp_path):
+    from capdec.recipe import dump
+
+    config = json.loads((captioner_folder / "config.json").read_text())
+    config["bridges"], config["decoding"]["beams"] = [{"name": "gaussian_noise", "std": 0.3, "distribution": "uniform"}], 2
+    (captioner_folder / "config.json").write_text(json.dumps(config))
+    table = {"captions": str(captions_file), "start": str(captioner_folder), "training": {"steps": 1, "batch": 8, "held_out": 0.2}}
+    (tmp_path / "r.toml").write_text(dump(table))
+    done = run("sweep", "--recipe", tmp_path / "r.toml", "--over", "bridges.0.target_cosine=[0.5]", "--output", tmp_path / "sweep")
+    assert done.exit_code == 0, done.output
+    made = json.loads((tmp_path / "sweep/target_cosine=0.5,seed=0/config.json").read_text())
+    assert made["bridges"] == [{"name": "gaussian_noise", "distribution": "uniform", "target_cosine": 0.5}] and made["decoding"]["beams"] == 2

@@ -770,6 +770,8 @@ def sweep(
     from capdec.sweep import sweep as run
 
     table = recipe.read(recipe_file) if recipe_file else {}
+    if table.get("start"):
+        table = {**_settings_of(table["start"]), **table}
     table = _with_a_bridge(table, [one.partition("=")[0] for one in assignments], 0.5)
     table = recipe.override({**table, **({"captions": corpus} if corpus else {})}, assignments)
     table = {"bridges": [{"name": "gaussian_noise", "target_cosine": 0.5}], **table}
