@@ -161,9 +161,11 @@ class _Line:
     # What stands where
 
     def _names_animals_alone(self) -> bool:
-        """Then "his" is a dog's: its."""
+        """Then "his" is a dog's: its. But "his brown dog" is somebody's."""
         named = {*self.low, *(word.removesuffix("s") for word in self.low)}
-        return bool(named & ANIMALS) and not named & (PEOPLE | ROLES) and all(known is None or known.pronoun for known in self.known)
+        free = {word for place, word in enumerate(self.low) if not {"his", "her"}.intersection(self.low[max(0, place - 2) : place])}
+        animals = {*free, *(word.removesuffix("s") for word in free)} & ANIMALS
+        return bool(animals) and not named & (PEOPLE | ROLES) and all(known is None or known.pronoun for known in self.known)
 
     def _next(self, place: int, step: int = 1) -> str:
         return self.low[place + step] if place + step < len(self.low) else ""
