@@ -92,6 +92,18 @@ def test_with_draws_agreement_is_among_the_signals(tmp_path, tiny_captioner):
     assert (found == tiny_captioner.signals(told, vectors, draws=2)["agreement"]).all()
 
 
+def test_draws_are_in_the_style_and_length_of_the_captions_that_they_are_to_agree_with(tiny_captioner, monkeypatch):
+    tiny_captioner.styles, tiny_captioner.lengths, told = ("", "a"), {"": (2, 3), "a": (2, 3)}, []
+    generate = tiny_captioner.decoder.generate
+    monkeypatch.setattr(
+        tiny_captioner.decoder, "generate", lambda condition, decoding: (told.append(condition.prompts), generate(condition, decoding))[1]
+    )
+    vectors, decoding = torch.randn(2, 16), replace(SHORT, style="a", length="long")
+    captions = tiny_captioner.caption_embeddings(vectors, decoding)
+    tiny_captioner.signals(captions, vectors, draws=2, decoding=decoding)
+    assert told == [("a long", "a long")] * 2
+
+
 def test_photos_of_a_kind_far_from_the_memory_are_less_known(tmp_path, tiny_captioner):
     from capdec import parts
 
@@ -110,6 +122,9 @@ def test_what_cannot_be_learned_is_an_error_that_says_why(tmp_path, telling, cal
         calibrate(telling, calibration, tmp_path / "c.json", precision=0.99)
     with pytest.raises(SettingError, match="shares between 0 and 1"):
         calibrate(telling, calibration, tmp_path / "c.json", coverage=1.5)
+    telling.language = "de"
+    with pytest.raises(SettingError, match="known in English alone, and this captioner speaks 'de'"):
+        calibrate(telling, calibration, tmp_path / "c.json", coverage=0.5)
     assert not (tmp_path / "c.json").exists()
 
 

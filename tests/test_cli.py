@@ -249,3 +249,29 @@ def test_a_gap_is_measured_and_noise_is_swept(run, captions_file, tiny_backbone,
     manifest = json.loads((tmp_path / "std/std=0.1,seed=0/evaluation/manifest.json").read_text())
     assert manifest["decoding"]["no_repeat_ngram_size"] == 3 and manifest["decoding"]["beams"] == 2
     assert manifest["captioner"]["bridges"] == [{"name": "gaussian_noise", "std": 0.1}]
+
+
+def test_styles_are_added_to_the_captions_of_a_recipe(run, captions_file, tiny_backbone, tmp_path):
+    from capdec.recipe import dump
+
+    (tmp_path / "loud.jsonl").write_text('{"image_id": "photo-1", "captions": ["wow , a man !"]}\n')
+    table = {"captions": {"path": str(captions_file), "dataset": "tiny"}, "backbone": tiny_backbone, "decoder": DECODER}
+    (tmp_path / "r.toml").write_text(dump({**table, "training": {"steps": 1, "batch": 8, "held_out": 0.2}}))
+    words = ["--set", "bridges.0.std=0.1", "--style", f"loud={tmp_path / 'loud.jsonl'}"]
+    done = run("train", "--recipe", tmp_path / "r.toml", *words, "--output", tmp_path / "run")
+    assert done.exit_code == 0, done.output
+    assert json.loads((tmp_path / "run/config.json").read_text())["styles"] == ["", "loud"]
+
+
+def test_a_sweep_that_begins_with_a_captioner_has_its_bridges_and_decoding(run, captions_file, captioner_folder, tmp_path):
+    from capdec.recipe import dump
+
+    config = json.loads((captioner_folder / "config.json").read_text())
+    config["bridges"], config["decoding"]["beams"] = [{"name": "gaussian_noise", "std": 0.3, "distribution": "uniform"}], 2
+    (captioner_folder / "config.json").write_text(json.dumps(config))
+    table = {"captions": str(captions_file), "start": str(captioner_folder), "training": {"steps": 1, "batch": 8, "held_out": 0.2}}
+    (tmp_path / "r.toml").write_text(dump(table))
+    done = run("sweep", "--recipe", tmp_path / "r.toml", "--over", "bridges.0.target_cosine=[0.5]", "--output", tmp_path / "sweep")
+    assert done.exit_code == 0, done.output
+    made = json.loads((tmp_path / "sweep/target_cosine=0.5,seed=0/config.json").read_text())
+    assert made["bridges"] == [{"name": "gaussian_noise", "distribution": "uniform", "target_cosine": 0.5}] and made["decoding"]["beams"] == 2

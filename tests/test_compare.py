@@ -40,6 +40,16 @@ def test_figures_of_the_judge_come_from_the_files(evaluation):
     assert (found["difference"], found["low"], found["high"]) == (1, 1, 1)
 
 
+def test_a_share_of_all_words_is_not_taken_for_a_mean_over_images(evaluation):
+    folders = [evaluation("a", 20), evaluation("b", 2)]
+    for folder in folders:
+        rows = [json.loads(line) for line in (folder / "predictions.jsonl").read_text().splitlines()]
+        rows = [{**row, "figures": {**row["figures"], "casing": 50.0}} for row in rows]
+        (folder / "predictions.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    assert "casing" not in compare(folders[:1], folders[1:])
+    assert compare(folders[:1], folders[1:], metrics=("casing",))["casing"]["first"] == 100
+
+
 def test_what_different_judges_said_is_not_compared(evaluation):
     ours, theirs = evaluation("a", 20, judge=np.arange(60.0)), evaluation("b", 2, judge=np.arange(60.0))
     for folder, judge in ((ours, "mini-1"), (theirs, "mini-2")):

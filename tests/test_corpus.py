@@ -64,6 +64,8 @@ def test_sources_are_joined_to_targets_by_image(tmp_path):
     sources.write_text('{"image_id": "1", "captions": ["a dog", "the dog"]}\n')
     pairs = read_pairs(open_dataset(str(targets)), open_dataset(str(sources)))
     assert list(zip(pairs.sources, pairs.targets, strict=True)) == [("a dog", "ein Hund"), ("the dog", "der Hund"), ("a dog", "Hunde")]
+    sources.write_text('{"image_id": "1", "caption": "a dog"}\n{"image_id": "1", "caption": "the dog"}\n')
+    assert read_pairs(open_dataset(str(targets)), open_dataset(str(sources))).sources == pairs.sources, "a row each, or all in one"
     sources.write_text('{"image_id": "2", "captions": ["a dog"]}\n')
     with pytest.raises(DataError, match="no image_id is in both"):
         read_pairs(open_dataset(str(targets)), open_dataset(str(sources)))

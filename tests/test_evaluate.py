@@ -171,3 +171,11 @@ def test_a_german_captioner_is_scored_in_german_and_its_nearest_caption_is_found
     assert [row["others"]["nearest"]["caption"] for row in rows] == [("Ein Mann!", "Zwei Hunde.")[place] for place in nearest]
     asked = evaluate(tiny_captioner, shard, tmp_path / "english", language="en", **FAST)
     assert asked["language"] == "en" and "R@1" in asked["systems"]["itself"]
+
+
+def test_what_the_captioner_does_not_know_is_refused_before_photos_are_embedded(tmp_path, tiny_captioner, shard):
+    with pytest.raises(SettingError, match="no style 'loud'"):
+        evaluate(tiny_captioner, shard, tmp_path / "out", decoding=Decoding(style="loud"))
+    with pytest.raises(SettingError, match="no memory was given"):
+        evaluate(tiny_captioner, shard, tmp_path / "out", memory_sources=shard)
+    assert not (tmp_path / "out").exists()

@@ -149,9 +149,18 @@ def test_gendered_words_are_rewritten_before_the_questions_and_a_text_stays_its_
     prepare([str(tmp_path / "c.jsonl")], tmp_path / "out.jsonl", gender="neutral", mix=str(tmp_path / "mix.jsonl"), share=0.4)
     assert rows_of(tmp_path / "out.jsonl") == [
         {"captions": ["a person runs"]},
-        {"source": ["a man runs"], "target": ["their hat is red"]},
+        {"source": ["a person runs"], "target": ["their hat is red"]},
         {"image_id": "1", "captions": ["a person", "a person", "a cat"]},
     ]
+
+
+def test_source_and_target_are_balanced_by_one_coin(tmp_path):
+    rows = [{"source": f"a man with {n} dogs", "target": f"the man and {n} dogs"} for n in range(20)]
+    (tmp_path / "c.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    prepare([str(tmp_path / "c.jsonl")], tmp_path / "out.jsonl", gender="balanced")
+    pairs = [(row["source"][0], row["target"][0]) for row in rows_of(tmp_path / "out.jsonl")]
+    assert all(("woman" in source) == ("woman" in target) for source, target in pairs)
+    assert 4 < sum("woman" in target for _, target in pairs) < 16
 
 
 def test_what_knows_english_alone_refuses_other_languages(tmp_path):

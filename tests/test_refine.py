@@ -17,6 +17,7 @@ from PIL import Image
 from capdec.backbones.mini import Mini
 from capdec.captioner import Captioner
 from capdec.checkpoint import read_tensors
+from capdec.confidence import Confidence, Signal
 from capdec.corpus import embed, open_dataset, read_pairs
 from capdec.errors import MismatchError, SettingError
 from capdec.protocols import Caption, Condition, Decoding, Supervision
@@ -65,6 +66,14 @@ def test_without_photos_no_image_is_ever_looked_at(trained, captions_file, tmp_p
     monkeypatch.setattr(Mini, "encode_image", fail)
     monkeypatch.setattr(Mini, "encode_regions", fail)
     assert refine(trained, str(captions_file), tmp_path / "second", refining=SHORT).supervision == Supervision(0)
+
+
+def test_the_confidence_of_the_captioner_that_it_was_is_left_behind(trained, captions_file, tmp_path):
+    sure = Confidence({"score": Signal(0.0, 1.0, 1.0)}, 0.0, 0.5, Captioner.load(trained).decoding)
+    (trained / "confidence.json").write_text(json.dumps(sure.as_json()))
+    assert Captioner.load(trained).confidence == sure
+    made = refine(trained, str(captions_file), tmp_path / "second", refining=SHORT)
+    assert made.confidence is None and made.supervision == Supervision(0) and Captioner.load(tmp_path / "second").confidence is None
 
 
 def test_a_killed_run_ends_with_the_weights_of_an_undisturbed_one(trained, captions_file, tmp_path):

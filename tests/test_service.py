@@ -24,6 +24,7 @@ from PIL import Image
 
 from capdec import contract, generation, parts, service
 from capdec.captioner import Captioner
+from capdec.confidence import Confidence, Signal
 from capdec.errors import SettingError
 from capdec.protocols import Decoding
 from capdec.service import app
@@ -156,6 +157,20 @@ def test_a_draw_depends_on_its_place_in_a_request_and_not_on_what_else_is_asked(
         broken = [{"embedding": [0.0] * 16}, *({"embedding": vector(n)} for n in range(1, 5))]
         results = client.post("/v1/captions", json={"inputs": broken, "decoding": decoding}).json()["results"]
         assert [result.get("caption") for result in results] == [None, *(caption.text for caption in expected[1:])]
+
+
+def test_agreement_depends_on_the_place_in_a_request_and_not_on_what_else_is_asked(tiny_captioner):
+    signal = Signal(mean=0.5, deviation=0.2, weight=1.0)
+    tiny_captioner.decoding = Decoding(max_tokens=6)
+    tiny_captioner.confidence = Confidence({"agreement": signal}, 0.0, 0.5, tiny_captioner.decoding, draws=2)
+    asked = []
+    signals = tiny_captioner.signals
+    tiny_captioner.signals = lambda *given: (asked.append(given[3]), signals(*given))[1]
+    with served(tiny_captioner, batch=8) as client:
+        asked.clear()
+        with ThreadPoolExecutor(8) as pool:
+            list(pool.map(lambda n: client.post("/v1/captions", json={"inputs": [{"embedding": vector(n)}]}).raise_for_status(), range(8)))
+        assert asked == [0] * 8, "each request for itself"
 
 
 def test_many_clients_each_get_their_own(client, tiny_captioner):

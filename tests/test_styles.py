@@ -175,3 +175,27 @@ def test_what_cannot_begin_is_refused(tmp_path, plain, captions_file):
         train(str(captions_file), tmp_path / "run", start=str(tmp_path / "begin"), decoder=DECODER)
     with pytest.raises(SettingError, match="empty list"):
         open_dataset([])
+
+
+def test_a_style_and_a_length_that_are_not_learned_are_no_captioners_own(tmp_path, tiny_backbone, captions_file, loud):
+    plan, made = {**TRAINING, "steps": 2, "evaluate_every": 2}, {"backbone": tiny_backbone, "bridges": NOISE, "decoder": DECODER}
+    captions = [str(captions_file), {"path": str(loud), "as": "loud"}]
+    decoding = {"style": "loud", "length": "short"}
+    begun = train(captions, tmp_path / "begin", training={**plan, "lengths": True}, decoding=decoding, **made)
+    assert (begun.decoding.style, begun.decoding.length) == ("loud", "short")
+    for given in (None, decoding):  # what it has from the captioner it begins with; the command line names that
+        plain = train(str(captions_file), tmp_path / f"plain-{given is None}", start=str(tmp_path / "begin"), training=plan, decoding=given)
+        assert plain.decoding == Decoding() and plain.caption_embeddings(torch.randn(1, 16))
+    again = train(captions, tmp_path / "again", start=str(tmp_path / "begin"), training=plan)
+    assert again.decoding == Decoding(style="loud")
+    for wrong, why in (({"style": "lowd"}, "'lowd' is no style of these captions. There is loud"), ({"length": "long"}, "training.lengths = true")):
+        with pytest.raises(SettingError, match=why):
+            train(captions, tmp_path / "wrong", training=plan, decoding=wrong, **made)
+    assert not (tmp_path / "wrong").exists(), "known before anything is embedded"
+
+
+def test_a_rerank_that_no_bridge_can_serve_is_refused_before_training(tmp_path, tiny_backbone, captions_file):
+    made = {"backbone": tiny_backbone, "bridges": NOISE, "decoder": DECODER, "training": TRAINING}
+    with pytest.raises(SettingError, match="keep_texts = true in a bridge"):
+        train(str(captions_file), tmp_path / "run", decoding={"rerank": "neighbours", "candidates": 3}, **made)
+    assert not (tmp_path / "run").exists()

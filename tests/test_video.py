@@ -364,6 +364,16 @@ def test_projected_frames_are_told_as_the_mean_of_what_the_bridges_make_of_each(
     assert projected.shape == mean.shape == (3, 1, 16) and not torch.allclose(projected[0], mean[0])
 
 
+@pytest.mark.parametrize("pooling", ["mean", "projected"])
+def test_a_clips_neighbours_choose_among_its_candidates(captioner, pooling):
+    bridge = MemoryProjection.tiny(None)
+    bridge.memory.texts = ["a man"] * len(bridge.memory.rows)
+    captioner.bridges, captioner.styles = [bridge], ("", "a")
+    decoding = Decoding(max_tokens=6, captions=2, rerank="neighbours", neighbours=2, style="a")
+    first, photo = captioner.caption([pictures(3), pictures(1, 1)], decoding, pooling=pooling)
+    assert first.alternatives and photo == captioner.caption(pictures(1, 1), decoding)[0]
+
+
 def test_regions_of_a_clip_are_its_frames_in_turn(captioner, monkeypatch):
     clip, told = pictures(2), []
     monkeypatch.setattr(type(captioner), "regions", 3)

@@ -44,8 +44,8 @@ def calibrate(
     `precision` is right; or at which the share `coverage` of captions is above it. `draws` further captions a photo are drawn for `agreement`, in
     calibration and ever after: dear.
 
-    Raises SettingError for shares that cannot be, or a precision that is not reached; DataError for photos that cannot be opened, and where too few
-    captions are right, or wrong, to learn from.
+    Raises SettingError for shares that cannot be, a precision that is not reached, or another language than English; DataError for photos that cannot
+    be opened, and where too few captions are right, or wrong, to learn from.
     """
     try:
         from sklearn.linear_model import LogisticRegression
@@ -54,7 +54,12 @@ def calibrate(
         raise MissingExtra("scikit-learn", "eval", "calibrating") from error
     if not 0 < precision < 1 or not 0 < (coverage or 0.5) <= 1 or draws < 0:
         raise SettingError(f"precision and coverage are shares between 0 and 1, draws 0 or more; {precision}, {coverage} and {draws} came.")
+    if captioner.language != "en":
+        raise SettingError(
+            f"what a caption names is known in English alone, and this captioner speaks {captioner.language!r}: it cannot be calibrated."
+        )
     decoding = decoding or captioner.decoding
+    captioner.check(decoding)
     photos = scoring.open_references(dataset)
     examples = scoring.read_references(photos)
     captions, found = _captioned(captioner, {key: example.open_image for key, example in examples.items()}, decoding, draws, batch)
@@ -63,7 +68,7 @@ def calibrate(
     if min(right.sum(), (~right).sum()) < FEWEST:
         raise DataError(
             f"of {len(right)} captions {right.sum()} name only what a reference names: of both kinds {FEWEST} are needed to learn from. Take more "
-            f"photos; captions whose words the lexicon does not know (another language than English) cannot be calibrated."
+            f"photos; captions whose words the lexicon does not know cannot be calibrated."
         )
     found = {name: values for name, values in found.items() if values.std() > 0}
     scales = {name: (float(values.mean()), float(values.std())) for name, values in found.items()}
@@ -109,7 +114,7 @@ def _captioned(
                 raise DataError(f"{len(opened) - len(images)} photos cannot be opened, the first: {wrong} Mend them, or leave them out.")
             vectors = encode_photos(captioner.backbone, images, captioner.regions, captioner.normalize)
             told = captioner.caption_embeddings(vectors, decoding, batch, start=len(captions))
-            parts.append(captioner.signals(told, vectors, draws, start=len(captions)))
+            parts.append(captioner.signals(told, vectors, draws, start=len(captions), decoding=decoding))
             captions += told
             progress.update(len(captions))
     return captions, {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}

@@ -189,8 +189,10 @@ class Captioner:
         teller = self._teller()
         return teller.memory.said_near(self._reaching(teller, embeddings), count)
 
-    def signals(self, captions: Sequence[Caption], embeddings: Tensor, draws: int = 0, start: int = 0) -> dict[str, Float[np.ndarray, "B"]]:
-        """What there is to tell how sure it may be of its captions of these image embeddings (`confidence`)."""
+    def signals(
+        self, captions: Sequence[Caption], embeddings: Tensor, draws: int = 0, start: int = 0, decoding: Decoding | None = None
+    ) -> dict[str, Float[np.ndarray, "B"]]:
+        """What there is to tell how sure it may be of its captions of these image embeddings (`confidence`), which `decoding` found."""
         photos = F.normalize((embeddings if embeddings.ndim == 2 else embeddings[:, 0]).float().cpu(), dim=-1)
         texts = self.backbone.encode_text([caption.text for caption in captions]).cpu()
         found = {"score": np.array([caption.score for caption in captions]), "cosine": (texts * photos).sum(1).double().numpy()}
@@ -200,7 +202,8 @@ class Captioner:
         said = [things(caption.text) for caption in captions]
         found["things"] = np.array([float(len(one)) for one in said])
         if draws:
-            further = self._generate(embeddings, Decoding("nucleus", captions=draws, style=self.decoding.style), start)
+            asked = decoding or self.decoding
+            further = self._generate(embeddings, Decoding("nucleus", captions=draws, style=asked.style, length=asked.length), start)
             found["agreement"] = agreement(said, [[one.text, *(other.text for other in one.alternatives)] for one in further])
         return found
 
@@ -222,7 +225,7 @@ class Captioner:
         sure = self.confidence_for(decoding)
         if sure is None:
             return captions
-        return sure.judged(captions, self.signals(captions, _pooled(embeddings, sizes) if sizes else embeddings, sure.draws, start))
+        return sure.judged(captions, self.signals(captions, _pooled(embeddings, sizes) if sizes else embeddings, sure.draws, start, decoding))
 
     def check(self, decoding: Decoding) -> None:
         """Raises SettingError for what no search can do, and for what this captioner cannot: a style or a length that it did not learn."""
@@ -269,7 +272,7 @@ class Captioner:
         elif decoding.rerank == "consensus":
             lists = by_consensus(lists, decoding.score_weight, self.language)
         elif teller is not None:
-            near = teller.memory.said_near(asked.with_embeddings(_pooled(asked.embeddings, sizes)), decoding.neighbours)
+            near = teller.memory.said_near(Condition.of(_pooled(asked.embeddings, sizes)), decoding.neighbours)
             lists = by_neighbours(lists, [[text for text, _ in texts] for texts in near], decoding.score_weight, self.language)
         return [replace(best, alternatives=tuple(others)) for best, *others in (captions[: decoding.captions] for captions in lists)]
 

@@ -185,7 +185,7 @@ def bulk(inputs: tuple[str, ...], output: str, captioner: str, own_parts: bool, 
     """Caption a million photos, or stored embeddings: folders, patterns or files, local or on s3://, gs://, hf:// ...
 
     INPUT holds photos, WebDataset's .tar shards, Parquet with photos, paths or embeddings, or embeddings alone (.npy, .safetensors; clip-retrieval's
-    folder). DIR gets captions/*.parquet: key, caption, score, confidence, unsure, alternatives, error. Killed at any moment and started again, it
+    folder). DIR gets captions/*.parquet: key, caption, score, alternatives, confidence, unsure, error. Killed at any moment and started again, it
     goes on, and each row comes once. The exit status is 1 if any row failed.
     """
     from capdec.bulk import bulk as run
@@ -291,7 +291,7 @@ def train(
     from capdec.errors import SettingError
 
     table = recipe.read(recipe_file) if recipe_file else {}
-    given = {"captions": _in_styles(captions, styles), "sources": sources, "start": start}
+    given = {"captions": _in_styles(captions or table.get("captions"), styles), "sources": sources, "start": start}
     table |= {key: value for key, value in given.items() if value is not None}
     table |= {key: _part(f"{key}s", value) for key, value in (("backbone", backbone), ("decoder", decoder)) if value is not None}
     short = {"training.steps": steps, "training.dtype": dtype, "training.learn": learn}
@@ -412,7 +412,7 @@ def refine(
     click.echo(f"Refined: {output}   given: {made.supervision.words()}")
 
 
-def _in_styles(captions: str | None, styles: Sequence[str]) -> str | list[str | dict[str, str]] | None:
+def _in_styles(captions: Any, styles: Sequence[str]) -> Any:
     """What `train` takes for captions, and others in styles that have names. Raises SettingError."""
     from capdec.errors import SettingError
 
@@ -420,7 +420,8 @@ def _in_styles(captions: str | None, styles: Sequence[str]) -> str | list[str | 
     if wrong := [one for one, (name, _, file) in zip(styles, named, strict=True) if not (name and file)]:
         raise SettingError(f"--style takes NAME=FILE, for example romantic=romantic.jsonl; this came: {wrong[0]!r}.")
     tables = [{"path": file, "as": name} for name, _, file in named]
-    return [*([captions] if captions else []), *tables] if tables else captions
+    plain = captions if isinstance(captions, list) else [captions] if captions else []
+    return [*plain, *tables] if tables else captions
 
 
 def _settings_of(captioner: str) -> dict[str, Any]:
@@ -770,6 +771,8 @@ def sweep(
     from capdec.sweep import sweep as run
 
     table = recipe.read(recipe_file) if recipe_file else {}
+    if table.get("start"):
+        table = {**_settings_of(table["start"]), **table}
     table = _with_a_bridge(table, [one.partition("=")[0] for one in assignments], 0.5)
     table = recipe.override({**table, **({"captions": corpus} if corpus else {})}, assignments)
     table = {"bridges": [{"name": "gaussian_noise", "target_cosine": 0.5}], **table}

@@ -141,10 +141,13 @@ def read_pairs(targets: Dataset, sources: Dataset | None = None) -> Pairs:
     """Every caption of `targets`. Its source is itself, or what the dataset says; with `sources`, a caption there of the same image, all of them in
     turn: one target of a photo with five sources makes five pairs. Raises DataError where nothing is left."""
     pairs, styles = Pairs([], [], []), []
-    others = {example.image_id: example.captions for example in sources if example.image_id is not None} if sources is not None else None
+    others: dict[str, tuple[str, ...]] = {}
+    for example in sources or ():
+        if example.image_id is not None:  # a photo's captions may come a row each
+            others[example.image_id] = (*others.get(example.image_id, ()), *example.captions)
     for example in targets:
         said, found = example.captions, example.sources or example.captions
-        if others is not None:
+        if sources is not None:
             found = others.get(example.image_id or "", ())
         for index in range(max(len(said), len(found)) if said and found else 0):
             source, target = found[index % len(found)].strip(), said[index % len(said)].strip()

@@ -66,7 +66,7 @@ def evaluate(
 
     Cut off and called again, it goes on with the photos that have no caption yet. Raises DataError where an example has no photo, no id or no
     references, where ids come twice or a photo cannot be opened; MismatchError where `output` holds an unfinished evaluation of something else;
-    SettingError for a memory that the backbone does not read.
+    SettingError for a memory that the backbone does not read, its sources without it, or a decoding that the captioner does not know.
     """
     started = time.monotonic()
     warnings.filterwarnings("ignore", "[0-9]+ of [0-9]+ captions (were cut|are longer)", UserWarning)  # the manifest counts them
@@ -74,6 +74,9 @@ def evaluate(
     if (folder / "config.json").is_file():
         raise SettingError(f"{folder} holds a captioner, whose scores.json would be lost. Name another folder: {folder / 'evaluation'}, say.")
     decoding = decoding or captioner.decoding
+    captioner.check(decoding)
+    if memory_sources is not None and memory is None:
+        raise SettingError("memory_sources are embedded in place of a memory's captions, and no memory was given.")
     language = language or captioner.language
     own_reads = reads(captioner.backbone, language)
     by = judge or (captioner.backbone if own_reads else None)

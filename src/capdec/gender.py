@@ -80,7 +80,7 @@ def rewrite(text: str, mode: str, seed: int = 0, language: str = "en") -> str:
         raise SettingError(f"gendered words can be made {', '.join(MODES)}; {mode!r} came.")
     if language != "en":
         raise SettingError(f"gendered words are known in English alone (language 'en'), and {language!r} came. Leave such text as it is.")
-    if mode == "balanced" and hashlib.sha256(f"{seed} {text}".encode()).digest()[0] % 2:
+    if mode == "balanced" and not coin(text, seed):
         return text
     line = _Line(text)
     if mode == "neutral":
@@ -88,6 +88,11 @@ def rewrite(text: str, mode: str, seed: int = 0, language: str = "en") -> str:
     else:
         line.swap()
     return line.text()
+
+
+def coin(text: str, seed: int) -> bool:
+    """Whether "balanced" swaps it."""
+    return hashlib.sha256(f"{seed} {text}".encode()).digest()[0] % 2 == 0
 
 
 def gendered(text: str) -> list[str]:
@@ -161,9 +166,11 @@ class _Line:
     # What stands where
 
     def _names_animals_alone(self) -> bool:
-        """Then "his" is a dog's: its."""
+        """Then "his" is a dog's: its. But "his brown dog" is somebody's."""
         named = {*self.low, *(word.removesuffix("s") for word in self.low)}
-        return bool(named & ANIMALS) and not named & (PEOPLE | ROLES) and all(known is None or known.pronoun for known in self.known)
+        free = {word for place, word in enumerate(self.low) if not {"his", "her"}.intersection(self.low[max(0, place - 2) : place])}
+        animals = {*free, *(word.removesuffix("s") for word in free)} & ANIMALS
+        return bool(animals) and not named & (PEOPLE | ROLES) and all(known is None or known.pronoun for known in self.known)
 
     def _next(self, place: int, step: int = 1) -> str:
         return self.low[place + step] if place + step < len(self.low) else ""

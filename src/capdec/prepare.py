@@ -18,7 +18,6 @@ import re
 import warnings
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
-from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -30,7 +29,7 @@ from capdec import recipe
 from capdec.checkpoint import replacing, write_json
 from capdec.corpus import Pairs, open_dataset, read_pairs
 from capdec.errors import DataError, MissingExtra, SettingError
-from capdec.gender import rewrite
+from capdec.gender import coin, rewrite
 from capdec.nearest import nearest
 from capdec.nouns import nouns
 from capdec.progress import Progress
@@ -108,7 +107,7 @@ def prepare(
     if gender:
         if language == "en" and not _looks_english([*read.targets, *plain.targets]):
             raise SettingError("gendered words are known in English alone, and these texts do not look English. Leave --gender out.")
-        read, plain = (_changed(texts, partial(rewrite, mode=gender, seed=seed, language=language)) for texts in (read, plain))
+        read, plain = (_regendered(texts, gender, seed, language) for texts in (read, plain))
     reasons, found = _faults(read, words, bool(sentences))
     looks, criterion = _visible([text for text, fault in zip(read.targets, found, strict=True) if fault is None], visual, plain, backbone, near)
     reasons["not visual"], seen = criterion, iter(looks)
@@ -208,6 +207,16 @@ def _changed(texts: Pairs, change: Callable[[str], str]) -> Pairs:
     """What is its own source stays so."""
     targets = [change(text) for text in texts.targets]
     sources = [new if source == old else source for source, old, new in zip(texts.sources, texts.targets, targets, strict=True)]
+    return Pairs(sources, targets, texts.image_ids)
+
+
+def _regendered(texts: Pairs, mode: str, seed: int, language: str) -> Pairs:
+    """Sources and targets alike, where one coin is thrown for both: else "a man" would be told as "a woman"."""
+    modes = [mode if mode != "balanced" else "swap" if coin(target, seed) else "" for target in texts.targets]
+    sources, targets = (
+        [rewrite(text, now, language=language) if now else text for text, now in zip(side, modes, strict=True)]
+        for side in (texts.sources, texts.targets)
+    )
     return Pairs(sources, targets, texts.image_ids)
 
 

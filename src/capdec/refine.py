@@ -125,6 +125,7 @@ def refine(
     given = {"captioner": str(captioner) if not isinstance(captioner, Captioner) else None, "captions": captions, "photos": photos}
     identity = {"recipe": {**given, "refining": plan.__dict__}, "text": pairs.fingerprint, "captioner": made.fingerprint}
 
+    made.confidence = None  # of other weights
     _Refinement(made, corpus, shown, plan, device).run(folder / "refining", identity, minutes_between_checkpoints)
 
     made.given |= Supervision.UNPAIRED_IMAGES if photos is not None else Supervision(0)

@@ -17,7 +17,7 @@ from capdec.protocols import Backbone, Dataset, Example, Metric, Predictions, Sc
 
 METRICS = ("coco_scores", "meteor", "spice", "clip_score", "unseen_nouns", "diversity")
 DIGITS = 3
-OF_THE_SET = ("BLEU", "METEOR", "unseen nouns", "gender ")
+OF_THE_SET = ("BLEU", "METEOR", "unseen nouns", "gender ", "casing")
 """Figures that are no means over images: read from a file they could not be put together again."""
 
 

@@ -237,7 +237,8 @@ class Service:
         captioner.check(decoding)
         if decoding.rerank == "neighbours" and not self._tells[model]:
             raise SettingError("rerank = 'neighbours' asks a memory that keeps its texts, and this captioner has none. Take another rerank, or none.")
-        drawn = decoding.strategy == "nucleus" or self._random[model]
+        sure = captioner.confidence_for(decoding)
+        drawn = decoding.strategy == "nucleus" or self._random[model] or (sure is not None and sure.draws > 0)
         return model, _Job(model, decoding, asked.neighbours if self._tells[model] else 0, True, next(self._requests) if drawn else None)
 
     async def _results(self, request: Request, asked: Asked, job: _Job, seconds: float) -> list[dict[str, Any]]:

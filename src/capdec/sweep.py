@@ -104,7 +104,7 @@ def _trained(table: recipes.Recipe, run: Path, embeddings: Path, device: str) ->
     """The run's captioner; trained where it is not finished. Runs of the same text share its embeddings."""
     if (run / "config.json").is_file() and _asked(run) == json.loads(json.dumps(table)):
         return Captioner.load(run, device)
-    text = {key: table.get(key) for key in ("captions", "sources", "backbone")}
+    text = {key: table.get(key) for key in ("captions", "sources", "backbone", "start")}
     few = table.get("training", {}).get("captions")
     text |= {"at_most": few, "seed": table["training"]["seed"]} if few else {}
     digest = hashlib.sha256(json.dumps(text, sort_keys=True).encode()).hexdigest()[:12]

@@ -30,7 +30,7 @@ from capdec.corpus import Corpus, Embeddings, Pairs, Photos, Spec, embed, embed_
 from capdec.errors import MissingExtra, SettingError
 from capdec.language import reads, tokenizer
 from capdec.progress import Progress
-from capdec.protocols import Backbone, Bridge, Condition, Supervision
+from capdec.protocols import Backbone, Bridge, Condition, Decoding, Supervision
 
 AUTO = "auto"
 SIBLINGS = "siblings"
@@ -129,7 +129,7 @@ def train(
     `captions` (and `sources`, joined to them by image_id) are files or tables of a dataset part, or lists of these; sources = "siblings" tells each
     caption from another one of its photo, drawn anew each time (CLOSE, Gu et al. 2023). Where tables name their styles (`as`), all are learned, each
     as often, and captions are asked for in one of them. `start` is a captioner whose backbone and decoder this one begins with, and whose bridges
-    (fitted anew), decoding and language it has where none are named; `own_parts` as in Captioner.load. Without it the defaults are `mini`, CapDec's
+    (fitted anew, with what was chosen for them), decoding and language it has where none are named; `own_parts` as in Captioner.load. Without it the defaults are `mini`, CapDec's
     noise, a small_transformer and "en". `paired_photos` tells each caption from its photo: the supervised upper bound. `unpaired_photos` are for
     bridges that want the images' statistics. `decoding` is how the captioner decodes where nothing else is asked. `chosen` is what `capdec sweep`
     writes into a recipe whose settings it chose: with "pairs": true, on captioned photos. A bridge whose `target_cosine` is "auto" gets it by
@@ -146,6 +146,8 @@ def train(
     begun = Captioner.load(start, worker.device, own_parts=own_parts) if start is not None else None
     if begun and (backbone is not None or decoder is not None):
         raise SettingError(f"a captioner that begins as {start} has its backbone and its decoder. Leave them out, or start.")
+    if begun and not begun.normalize:
+        raise SettingError(f"{start} reads embeddings at their own length, and training brings them to unit length. Begin with another captioner.")
     usual: dict[str, Any] = begun.spec if begun else {"backbone": "mini", "bridges": CAPDEC, "decoder": "small_transformer"}
     named = {"backbone": backbone, "bridges": bridges, "decoder": decoder}
     spec = usual | {key: value for key, value in named.items() if value is not None}
@@ -165,6 +167,10 @@ def train(
     tried = [parts.build("bridges", one, dim=backbone_part.dim) for one in _with_noise(spec["bridges"], backbone_part.target_cosine)]
     if paired_photos is not None and any(hasattr(bridge, "memory") for bridge in tried):
         raise SettingError("with paired_photos a memory would be of photos, not of captions: leave its bridge out, or paired_photos.")
+    if decoding_plan.rerank == "neighbours" and not any(getattr(bridge.memory, "keep_texts", True) for bridge in tried if hasattr(bridge, "memory")):
+        raise SettingError(
+            'rerank = "neighbours" asks a memory that keeps its texts: say keep_texts = true in a bridge that has one, or take another.'
+        )
     if sources is not None and paired_photos is not None:
         raise SettingError("a caption is told from a source or from its photo: name sources or paired_photos, not both.")
     if plan.norms and (paired_photos is not None or any(isinstance(one, dict) and one.get("memory") for one in spec["bridges"])):
@@ -172,6 +178,7 @@ def train(
     text = [open_dataset(captions), *([open_dataset(sources)] if sources not in (None, SIBLINGS) else [])]
     pairs = read_pairs(*text)
     pairs = pairs.at_most(plan.captions, plan.seed) if plan.captions else pairs
+    decoding_plan = _learned(decoding_plan, begun, list(dict.fromkeys(pairs.styles or ())), plan.lengths)
     store = Path(embeddings or folder / "embeddings")
     if paired_photos is not None:
         corpus = told_from_photos(pairs, *_photos(paired_photos, backbone_part, store / "paired_photos", worker))
@@ -215,8 +222,6 @@ def train(
     if chosen and chosen.get("pairs"):
         beside_text |= Supervision.PAIRS_FOR_SETTINGS
     names = sorted({name for dataset in text if dataset.name for name in dataset.name.split("+")} | set(before))
-    if corpus.styles and decoding_plan.style not in corpus.styles:
-        decoding_plan = replace(decoding_plan, style="" if "" in corpus.styles else corpus.styles[0])
     captioner = Captioner(
         backbone_part, built, model, spec, decoding_plan, names, beside_text, styles=corpus.styles, lengths=bounds, language=language
     )
@@ -235,6 +240,21 @@ def train(
             temporary.write_text(card(report, captioner), encoding="utf-8")
     worker.wait()
     return captioner
+
+
+def _learned(decoding: Decoding, begun: Captioner | None, styles: Sequence[str], lengths: bool) -> Decoding:
+    """With a style and a length that are learned: those of the captioner it begins with are left out where they are not, and where no caption is
+    plain the first style is its own. Raises SettingError for others."""
+    if begun and decoding.style == begun.decoding.style and decoding.style not in styles:
+        decoding = replace(decoding, style="")
+    if begun and decoding.length == begun.decoding.length and not lengths:
+        decoding = replace(decoding, length="")
+    if decoding.style and decoding.style not in styles:
+        there = ", ".join(style for style in styles if style) or "none: the captions' tables name one (as = ...)"
+        raise SettingError(f"decoding.style = {decoding.style!r} is no style of these captions. There is {there}.")
+    if decoding.length and not lengths:
+        raise SettingError(f"decoding.length = {decoding.length!r} asks for lengths, which are not learned: set training.lengths = true.")
+    return decoding if decoding.style or not styles or "" in styles else replace(decoding, style=styles[0])
 
 
 def _lent(decoder: PartSpec) -> tuple[Sequence[str], Supervision]:

@@ -97,7 +97,7 @@ function settings() {
   const { name, decoding = {}, has_neighbours: remembers } = captioner();
   const [captions, beams, max_tokens, neighbours] = ["captions", "beams", "max_tokens", "neighbours"].map((id) => $(id).valueAsNumber);
   const asked = { model: name, captions, max_tokens };
-  if ($("style").value) asked.style = $("style").value;
+  if (!$("style").parentElement.hidden) asked.style = $("style").value;
   if ($("length").value && !$("length").parentElement.hidden) asked.length = $("length").value;
   if (remembers && neighbours) asked.neighbours = neighbours;
   if (decoding.strategy === "nucleus") return asked;
