@@ -213,11 +213,11 @@ def _changed(texts: Pairs, change: Callable[[str], str]) -> Pairs:
 def _regendered(texts: Pairs, mode: str, seed: int, language: str) -> Pairs:
     """Sources and targets alike, where one coin is thrown for both: else "a man" would be told as "a woman"."""
     modes = [mode if mode != "balanced" else "swap" if coin(target, seed) else "" for target in texts.targets]
-    sources, targets = (
-        [rewrite(text, now, language=language) if now else text for text, now in zip(side, modes, strict=True)]
-        for side in (texts.sources, texts.targets)
-    )
-    return Pairs(sources, targets, texts.image_ids)
+
+    def made(side: list[str]) -> list[str]:
+        return [rewrite(text, now, language=language) if now else text for text, now in zip(side, modes, strict=True)]
+
+    return Pairs(made(texts.sources), made(texts.targets), texts.image_ids)
 
 
 def _recaser(texts: Sequence[str]) -> Callable[[str], str]:

@@ -129,13 +129,13 @@ def train(
     `captions` (and `sources`, joined to them by image_id) are files or tables of a dataset part, or lists of these; sources = "siblings" tells each
     caption from another one of its photo, drawn anew each time (CLOSE, Gu et al. 2023). Where tables name their styles (`as`), all are learned, each
     as often, and captions are asked for in one of them. `start` is a captioner whose backbone and decoder this one begins with, and whose bridges
-    (fitted anew, with what was chosen for them), decoding and language it has where none are named; `own_parts` as in Captioner.load. Without it the defaults are `mini`, CapDec's
-    noise, a small_transformer and "en". `paired_photos` tells each caption from its photo: the supervised upper bound. `unpaired_photos` are for
-    bridges that want the images' statistics. `decoding` is how the captioner decodes where nothing else is asked. `chosen` is what `capdec sweep`
-    writes into a recipe whose settings it chose: with "pairs": true, on captioned photos. A bridge whose `target_cosine` is "auto" gets it by
-    held-out text where the corpus has several captions a photo, and the backbone's default where not. `language` is that of `captions`: kept with the
-    captioner, and what they are embedded in where no sources are named. `embeddings` is where the embeddings of the corpus are kept (default: in
-    `output`).
+    (fitted anew, with what was chosen for them), decoding and language it has where none are named; `own_parts` as in Captioner.load. Without it the
+    defaults are `mini`, CapDec's noise, a small_transformer and "en". `paired_photos` tells each caption from its photo: the supervised upper bound.
+    `unpaired_photos` are for bridges that want the images' statistics. `decoding` is how the captioner decodes where nothing else is asked. `chosen`
+    is what `capdec sweep` writes into a recipe whose settings it chose: with "pairs": true, on captioned photos. A bridge whose `target_cosine` is
+    "auto" gets it by held-out text where the corpus has several captions a photo, and the backbone's default where not. `language` is that of
+    `captions`: kept with the captioner, and what they are embedded in where no sources are named. `embeddings` is where the embeddings of the corpus
+    are kept (default: in `output`).
 
     Raises SettingError, DataError or MismatchError where something cannot be: before the corpus is embedded, except for what a bridge finds out when
     it is fitted (a memory that is not there, images or siblings that it needs).
