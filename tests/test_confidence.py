@@ -33,6 +33,9 @@ def test_it_suits_the_decoding_it_was_calibrated_for_with_more_alternatives_too_
     assert MADE.suits(MADE.decoding) and MADE.suits(replace(MADE.decoding, captions=3))
     for other in ({"beams": 6}, {"captions": 6, "beams": 6}, {"length_penalty": 0.5}, {"strategy": "nucleus"}, {"candidates": 4}):
         assert not MADE.suits(replace(MADE.decoding, **other))
+    by_score = replace(MADE, decoding=Decoding())
+    assert by_score.suits(Decoding(captions=3)), "the best of the beams is the best, however many are shown"
+    assert not replace(MADE, decoding=Decoding("nucleus")).suits(Decoding("nucleus", captions=3)), "the best of three draws is another"
 
 
 def test_its_file_is_read_as_it_was_written_and_a_damaged_one_is_refused(tmp_path):

@@ -191,8 +191,9 @@ def test_what_was_prepared_trains(book, tmp_path, captions_file, tiny_backbone):
     [
         ({}, "--sentences.*--lines"),
         ({"sentences": True, "words": (5, 4)}, "5 and 4 came"),
-        ({"sentences": True, "share": 0.0}, "at most 1"),
-        ({"sentences": True, "near": 101.0}, "at most 100"),
+        ({"sentences": True, "share": 0.5}, "name those"),
+        ({"sentences": True, "near": 50.0}, "what likeness asks"),
+        ({"sentences": True, "visual": "likeness", "near": 101.0}, "at most 100"),
         ({"sentences": True, "visual": "likeness"}, "--mix, --backbone"),
     ],
 )

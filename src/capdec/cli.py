@@ -328,12 +328,10 @@ def train(
     type=click.Choice(["nouns", "likeness", "none"]),
     help="It names a visible thing (English); or is like the captions of --mix.  [default: nouns for sentences, none for captions]",
 )
-@click.option(
-    "--near", default=95.0, show_default=True, help="Of likeness: as near to some plain caption as so many percent of these are to another."
-)
+@click.option("--near", type=float, help="Of likeness: as near to some plain caption as so many percent of these are to another.  [default: 95]")
 @click.option("--backbone", default="mini", show_default=True, help="Of likeness: a backbone's name, a hub id (@revision) or a folder.")
 @click.option("--mix", help="Plain captions, to be mixed with.")
-@click.option("--share", default=0.5, show_default=True, help="Share of INPUT's texts when mixed; there are as many as it leaves room for.")
+@click.option("--share", type=float, help="Share of INPUT's texts when mixed; there are as many as it leaves room for.  [default: 0.5]")
 @click.option("--recase", is_flag=True, help="Give words in small letters the capitals that INPUT most often gives them.")
 @click.option("--gender", type=click.Choice(["neutral", "balanced", "swap"]), help="Rewrite gendered words, of --mix too (English).")
 @click.option("--language", metavar="CODE", default="en", show_default=True, help="Of the texts: what knows English alone refuses another.")

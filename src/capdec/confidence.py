@@ -66,7 +66,8 @@ class Confidence:
     def suits(self, decoding: Decoding) -> bool:
         """Whether this decoding's best caption is that of the one it was calibrated for: more alternatives may be shown, and drawn otherwise."""
         ours = replace(self.decoding, captions=decoding.captions, seed=decoding.seed)
-        return ours == decoding and generation.found(self.decoding) == generation.found(decoding)
+        by_score = decoding.strategy == "beam" and decoding.rerank == "none"  # whose best stays the best where more are found
+        return ours == decoding and (by_score or generation.found(self.decoding) == generation.found(decoding))
 
     def as_json(self) -> dict[str, Any]:
         shown = {name: {key: round(value, 6) for key, value in one._asdict().items()} for name, one in self.signals.items()}

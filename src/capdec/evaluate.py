@@ -102,7 +102,9 @@ def evaluate(
     examples = {key: examples[key] for key in read}
     ids = list(examples)
     references = {key: example.captions for key, example in examples.items()}
-    what = {"captioner": captioner.fingerprint, "images": scoring.digest(references), "decoding": asdict(decoding)}
+    what: dict[str, Any] = {"captioner": captioner.fingerprint, "images": scoring.digest(references), "decoding": asdict(decoding)}
+    if sure := captioner.confidence_for(decoding):
+        what["confidence"] = sure.as_json()
 
     told = shown_to_it if captioner.regions else vectors if captioner.normalize else vectors * lengths.unsqueeze(1)
     said = _captioned(captioner, ids, told, decoding, folder / ".captions.jsonl", what, batch)

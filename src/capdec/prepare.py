@@ -39,6 +39,7 @@ Spec = str | dict[str, Any]
 Visual = Literal["nouns", "likeness", "none"]
 
 WORDS = (4, 20)
+SHARE, NEAR = 0.5, 95.0
 TEXTS = 4096  # at a time to a backbone
 EXAMPLES = 10  # of each reason, in the report
 PAIRED = ('"', "“”„", "«»", "()")  # marks that come in twos
@@ -60,9 +61,9 @@ def prepare(
     words: tuple[int, int] | None = None,
     visual: Visual | None = None,
     mix: Spec | None = None,
-    share: float = 0.5,
+    share: float | None = None,
     backbone: Backbone | None = None,
-    near: float = 95.0,
+    near: float | None = None,
     recase: bool = False,
     gender: str | None = None,
     language: str = "en",
@@ -75,12 +76,12 @@ def prepare(
     included) and are visual by `nouns`, and captions are of any length and about anything. `visual`:
 
         nouns       it names something of `capdec.nouns`, which is English
-        likeness    by `backbone` it is as near to some plain caption of `mix` as `near` percent of those are to one of another photo
+        likeness    by `backbone` it is as near to some plain caption of `mix` as `near` percent (95) of those are to one of another photo
 
-    `mix` are plain captions; `share` is that of the inputs' texts among all that is written: the side there is too much of is cut to it, whole photos
-    at a time, in an order that `seed` decides. `recase` gives words in small letters the capitals that the inputs most often give them. `gender`
-    rewrites the gendered words of all that is written, of `mix` too: "neutral", "balanced" or "swap" (`capdec.gender`); it and `nouns` know English,
-    and `language` says what the texts are in.
+    `mix` are plain captions; `share` (0.5) is that of the inputs' texts among all that is written: the side there is too much of is cut to it, whole
+    photos at a time, in an order that `seed` decides. `recase` gives words in small letters the capitals that the inputs most often give them.
+    `gender` rewrites the gendered words of all that is written, of `mix` too: "neutral", "balanced" or "swap" (`capdec.gender`); it and `nouns` know
+    English, and `language` says what the texts are in.
 
     Raises SettingError for what cannot be asked, MissingExtra without syntok, DataError for a file that cannot be used, or where nothing is left.
     """
@@ -88,6 +89,11 @@ def prepare(
         raise SettingError("there is nothing to prepare: name a text, or a file of captions.")
     if sentences is None and (untold := [path for path in inputs if path.lower().endswith(".txt")]):
         raise SettingError(f"{untold[0]}: is it running text (--sentences), or a caption a line (--lines)?")
+    if share is not None and mix is None:
+        raise SettingError("share is that of the inputs among plain captions: name those (--mix), or leave it out.")
+    if near is not None and visual != "likeness":
+        raise SettingError("near is what likeness asks: take that criterion (--visual likeness), or leave it out.")
+    share, near = SHARE if share is None else share, NEAR if near is None else near
     words, visual = words or (WORDS if sentences else (1, 1_000)), visual or ("nouns" if sentences else "none")
     if not 1 <= words[0] <= words[1]:
         raise SettingError(f"words are the fewest and the most of a text; {words[0]} and {words[1]} came.")
