@@ -9,6 +9,7 @@ from PIL import Image
 
 from capdec import evaluate as job
 from capdec.captioner import Captioner
+from capdec.confidence import Confidence, Signal
 from capdec.errors import DataError, MismatchError, SettingError
 from capdec.evaluate import evaluate
 from capdec.protocols import Decoding
@@ -97,6 +98,10 @@ def test_an_evaluation_that_was_cut_off_goes_on_with_the_photos_that_have_no_cap
         file.write('{"text": "half a li')
     with pytest.raises(MismatchError, match="something else"):
         evaluate(tiny_captioner, shard, tmp_path / "cut", batch=2, **{**FAST, "decoding": Decoding(max_tokens=3)})
+    tiny_captioner.confidence = Confidence({"score": Signal(0.0, 1.0, 1.0)}, 0.0, 0.5, FAST["decoding"])
+    with pytest.raises(MismatchError, match="something else"):  # captions without a confidence beside others with one
+        evaluate(tiny_captioner, shard, tmp_path / "cut", batch=2, **FAST)
+    tiny_captioner.confidence = None
     asked.clear()
     assert evaluate(tiny_captioner, shard, tmp_path / "cut", batch=2, **FAST) == expected and asked == [2]
 
