@@ -66,6 +66,16 @@ def test_calibration_writes_what_a_captioner_reads_with_its_folder(tmp_path, tin
     assert Captioner.load(tmp_path / "saved").confidence is None, "that of other weights is not left behind"
 
 
+def test_a_calibration_of_other_weights_is_passed_over_with_a_warning(tmp_path, tiny_captioner, calibrated):
+    calibrated.save(tmp_path / "captioner")
+    assert Captioner.load(tmp_path / "captioner").confidence is not None
+    table = json.loads((tmp_path / "captioner/confidence.json").read_text())
+    table["calibration"]["captioner"] = "0123456789abcdef"
+    (tmp_path / "captioner/confidence.json").write_text(json.dumps(table))
+    with pytest.warns(UserWarning, match="calibrated for other weights"):
+        assert Captioner.load(tmp_path / "captioner").confidence is None
+
+
 def test_captions_get_confidence_from_the_decoding_that_was_calibrated_and_from_no_other(calibrated):
     vectors = torch.randn(5, 16)
     captions = calibrated.caption_embeddings(vectors)

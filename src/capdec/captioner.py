@@ -10,6 +10,7 @@ recipe.toml, README.md, scores.json, as its maker wrote them
 import hashlib
 import itertools
 import json
+import warnings
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, replace
 from importlib import resources
@@ -361,6 +362,9 @@ class Captioner:
             backbone, bridges, decoder.eval().to(device), spec, decoding, text, given, recipe, normalize, styles, lengths, language,
             Confidence.read(folder),
         )  # fmt: skip
+        if made.confidence is not None and made.confidence.record.get("captioner", made.fingerprint) != made.fingerprint:
+            warnings.warn(f"{folder / CONFIDENCE} was calibrated for other weights and is passed over: calibrate again, or delete it.", stacklevel=2)
+            made.confidence = None
         if dtype != "float32":
             made.compute_in(dtype)
         return made
