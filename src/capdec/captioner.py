@@ -214,11 +214,14 @@ class Captioner:
 
     def _reaching(self, bridge: Bridge, embeddings: Tensor) -> Condition:
         """Image embeddings as they get to one of its bridges."""
-        condition = Condition.of((F.normalize(embeddings, dim=-1) if self.normalize else embeddings).cpu())
+        condition = self._told(embeddings)
         for before in itertools.takewhile(lambda one: one is not bridge, self.bridges):
-            drawn = getattr(before, "draws", False)
-            condition = _drawn(before, condition, range(len(condition))) if drawn else before.from_image(condition, None)
+            condition = _crossed(before, condition, range(len(condition)))
         return condition
+
+    def _told(self, embeddings: Tensor) -> Condition:
+        """Image embeddings as the first bridge gets them."""
+        return Condition.of((F.normalize(embeddings, dim=-1) if self.normalize else embeddings).cpu())
 
     def _said(self, embeddings: Tensor, decoding: Decoding, start: int, sizes: Sequence[int] | None = None) -> list[Caption]:
         """Captions, and how sure it is of each where it knows."""
@@ -246,7 +249,7 @@ class Captioner:
         """Where a bridge draws at inference, each of a photo's captions is told from draws of its own, and is the best of its search. `sizes`: how
         many embeddings in a row are the frames of one clip; each crosses the bridges, and they are then pooled."""
         self.check(decoding)
-        clean = Condition.of((F.normalize(embeddings, dim=-1) if self.normalize else embeddings).cpu())
+        clean = self._told(embeddings)
         if self.styles or self.lengths:
             clean = replace(clean, prompts=(prompt(self._style(decoding), decoding.length),) * len(clean))
         drawn = any(getattr(bridge, "draws", False) for bridge in self.bridges)
@@ -259,7 +262,7 @@ class Captioner:
             condition, seeds = clean, [(decoding.seed * 1_000_003 + place) * 1_009 + turn for place in places]
             for bridge in self.bridges:
                 asked = condition if bridge is teller else asked
-                condition = _drawn(bridge, condition, seeds) if getattr(bridge, "draws", False) else bridge.from_image(condition, None)
+                condition = _crossed(bridge, condition, seeds)
             if any(size > 1 for size in sizes):
                 condition = _as_clips(condition, sizes)
             many = 1 if drawn else generation.found(decoding)
@@ -392,8 +395,10 @@ class Captioner:
         return str(api.upload_folder(repo_id=repository, folder_path=str(folder), ignore_patterns=["training/*", "embeddings/*"]))
 
 
-def _drawn(bridge: Bridge, condition: Condition, seeds: Sequence[int]) -> Condition:
-    """A random bridge crossed item by item, so that an item's draws do not depend on which others are in its batch."""
+def _crossed(bridge: Bridge, condition: Condition, seeds: Sequence[int]) -> Condition:
+    """Inference's side of a bridge; a random one item by item, so that an item's draws do not depend on which others are in its batch."""
+    if not getattr(bridge, "draws", False):
+        return bridge.from_image(condition, None)
     items = [condition.select(torch.tensor([place])) for place in range(len(condition))]
     crossed = [bridge.from_image(item, torch.Generator().manual_seed(seed)) for item, seed in zip(items, seeds, strict=True)]
     prompts = None if condition.prompts is None else tuple(prompt for one in crossed for prompt in one.prompts or ())

@@ -74,6 +74,11 @@ class Pairs:
         return self.where([key in taken for key in keys])
 
     @property
+    def known_styles(self) -> list[str]:
+        """In the order in which they come; "" where some captions have none. Empty where none has one."""
+        return list(dict.fromkeys(self.styles or ()))
+
+    @property
     def fingerprint(self) -> str:
         digest = hashlib.sha256()
         for row in zip(self.sources, self.targets, self.image_ids, *([self.styles] if self.styles else []), strict=True):
@@ -226,8 +231,7 @@ class Corpus:
 
     @property
     def styles(self) -> list[str]:
-        """In the order in which they come; "" where some captions have none. Empty where none has one."""
-        return list(dict.fromkeys(self.pairs.styles or ()))
+        return self.pairs.known_styles
 
     def evened(self, rows: Int[Tensor, "N"]) -> Int[Tensor, "M"]:
         """These rows, those of a rarer style several times, so that about as many are of each."""

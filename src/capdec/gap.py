@@ -19,13 +19,11 @@ from torch import Tensor
 
 from capdec import drawing, recipe
 from capdec.checkpoint import write_json
-from capdec.corpus import Photos, embed_photos, open_dataset, read_pairs
+from capdec.corpus import Photos, Spec, embed_photos, open_dataset, read_pairs
 from capdec.errors import DataError
 from capdec.noise import cosine_of, std_of
 from capdec.progress import Progress
 from capdec.protocols import Backbone
-
-Spec = str | dict[str, Any]
 
 
 def gap(

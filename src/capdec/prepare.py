@@ -27,7 +27,7 @@ from torch import Tensor
 
 from capdec import recipe
 from capdec.checkpoint import replacing, write_json
-from capdec.corpus import Pairs, open_dataset, read_pairs
+from capdec.corpus import Pairs, Spec, open_dataset, read_pairs
 from capdec.errors import DataError, MissingExtra, SettingError
 from capdec.gender import coin, rewrite
 from capdec.nearest import nearest
@@ -35,7 +35,6 @@ from capdec.nouns import nouns
 from capdec.progress import Progress
 from capdec.protocols import Backbone
 
-Spec = str | dict[str, Any]
 Visual = Literal["nouns", "likeness", "none"]
 
 WORDS = (4, 20)

@@ -30,7 +30,7 @@ from torch import Tensor, nn
 from capdec import parts, recipe
 from capdec.captioner import CARD, Captioner
 from capdec.checkpoint import Record, load_state, replacing, save_state, write_json
-from capdec.corpus import Corpus, Photos, embed, embed_photos, open_dataset, read_pairs
+from capdec.corpus import Corpus, Photos, Spec, embed, embed_photos, open_dataset, read_pairs
 from capdec.errors import SettingError
 from capdec.language import reads
 from capdec.noise import std_of
@@ -38,7 +38,6 @@ from capdec.progress import Progress
 from capdec.protocols import Bridge, Caption, Condition, Decoding, Supervision
 from capdec.tokens import pad, train_bpe, written
 
-Spec = str | dict[str, Any]
 FEW = 1e-6
 
 

@@ -178,7 +178,7 @@ def train(
     text = [open_dataset(captions), *([open_dataset(sources)] if sources not in (None, SIBLINGS) else [])]
     pairs = read_pairs(*text)
     pairs = pairs.at_most(plan.captions, plan.seed) if plan.captions else pairs
-    decoding_plan = _learned(decoding_plan, begun, list(dict.fromkeys(pairs.styles or ())), plan.lengths)
+    decoding_plan = _learned(decoding_plan, begun, pairs.known_styles, plan.lengths)
     store = Path(embeddings or folder / "embeddings")
     if paired_photos is not None:
         corpus = told_from_photos(pairs, *_photos(paired_photos, backbone_part, store / "paired_photos", worker))
