@@ -127,7 +127,7 @@ def test_an_interrupted_run_keeps_what_was_captioned(captioner_folder, tmp_path)
     assert feed.stdin is not None
     part = tmp_path / "out.jsonl.part"
     deadline = time.monotonic() + 120
-    while time.monotonic() < deadline and not (part.is_file() and part.read_text().count("\n") > 1):  # the first is shown: nothing is imported any more
+    while time.monotonic() < deadline and not (part.is_file() and part.read_text().count("\n") > 1):  # shown: all is imported
         feed.stdin.write("/nowhere.jpg\n")
         feed.stdin.flush()
         time.sleep(0.05)
