@@ -313,6 +313,10 @@ def train(
     except KeyboardInterrupt:
         click.echo(f"\nInterrupted; {output / 'training'} holds the last checkpoint. Run the same command to continue.", err=True)
         raise SystemExit(130) from None
+    import torch.distributed as processes
+
+    if processes.is_available() and processes.is_initialized():
+        processes.destroy_process_group()  # in order: one that merely ends may abort another that still listens to it
     if int(os.environ.get("RANK", "0")) == 0:
         click.echo(f"Trained: {output}   bridges: {captioner.spec['bridges']}")
         click.echo(f"Try it:  capdec caption PHOTO... --captioner {output}")
