@@ -454,6 +454,19 @@ def test_another_setting_or_captioner_in_the_same_folder_is_refused_and_too_many
         bulk([photos], tmp_path / "out", captioner, SHORT, **asked)
 
 
+def test_what_a_killed_worker_left_half_written_is_gone_when_the_run_ends(tmp_path, captioner, monkeypatch):
+    half = tmp_path / "out" / "captions" / ".000000.parquet.killed.part"
+
+    def run(*_):
+        half.parent.mkdir(exist_ok=True)
+        half.write_bytes(b"PAR1")
+        return {}
+
+    monkeypatch.setattr(module, "_run", run)
+    bulk([folder_of(tmp_path / "photos", 1)], tmp_path / "out", captioner, SHORT)
+    assert half.parent.is_dir() and not half.exists()
+
+
 def test_workers_are_told_of_captioner_and_output_by_whole_paths(tmp_path, captioner, monkeypatch):
     seen = []
     monkeypatch.setattr(module, "_run", lambda job, *_: seen.append((job.captioner, job.output)) or {})

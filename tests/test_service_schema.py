@@ -2,10 +2,22 @@
 
 import pytest
 import schemathesis
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, given, reject, settings
+from hypothesis import strategies as st
 from schemathesis.specs.openapi.checks import negative_data_rejection, positive_data_acceptance
 
 from capdec.service import app
+
+
+@st.composite
+def case_of(draw, operation, mode):
+    """Passes over the few that schemathesis 4.32 fails to draw: it asks whether bytes are JSON."""
+    try:
+        return draw(operation.as_strategy(generation_mode=mode))
+    except ValueError as error:
+        if "Unsupported type: 'Binary'" not in str(error):
+            raise
+        reject()
 
 
 @pytest.mark.parametrize("mode", list(schemathesis.GenerationMode))
@@ -18,7 +30,7 @@ def test_answers_are_as_described(mode, tiny_captioner):
             continue  # nothing can be wrong
 
         @settings(max_examples=200 if len(operation.body) else 3, deadline=None, suppress_health_check=list(HealthCheck))
-        @given(case=operation.as_strategy(generation_mode=mode))
+        @given(case=case_of(operation, mode))
         def answers(case):
             unknown = [positive_data_acceptance]  # a description does not tell a photo from other bytes
             if case.media_type == "multipart/form-data":

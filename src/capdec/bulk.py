@@ -403,7 +403,7 @@ def _write_json(path: str, value: object) -> None:
 @contextmanager
 def _alone(output: str) -> Iterator[None]:
     """Two runs in one folder at once would do everything twice. Raises SettingError where another is at work; a run that was killed is not. On
-    a file system of another kind nothing can be locked. What a killed run left half-written is cleared away."""
+    a file system of another kind nothing can be locked. What a killed run, or a killed worker of this one, left half-written is cleared away."""
     if "://" in output:
         yield
         return
@@ -414,6 +414,11 @@ def _alone(output: str) -> Iterator[None]:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:
             raise SettingError(f"another run is at work in {output}. Wait for it, or name another folder.") from error
-        for half in (*folder.glob(".*.part"), *folder.glob("captions/.*.part")):
-            half.unlink(missing_ok=True)
+        _clear_halves(folder)
         yield
+        _clear_halves(folder)
+
+
+def _clear_halves(output: Path) -> None:
+    for half in (*output.glob(".*.part"), *output.glob("captions/.*.part")):
+        half.unlink(missing_ok=True)
