@@ -137,6 +137,23 @@ def test_an_interrupted_run_keeps_what_was_captioned(captioner_folder, tmp_path)
     assert not (tmp_path / "out.jsonl").exists() and json.loads(part.read_text().splitlines()[0])["error"]
 
 
+@pytest.mark.parametrize(
+    ("command", "works", "said"),
+    [
+        (("caption", "photo.jpg"), "capdec.captioner.Captioner.load", "Interrupted."),
+        (("evaluate", "--dataset", "photos.tar", "--output", "out"), "capdec.evaluate.evaluate", "out holds what was done. Run the same command"),
+        (("sweep", "captions.txt", "--output", "out"), "capdec.sweep.sweep", "out holds the finished runs"),
+    ],
+)
+def test_ctrl_c_ends_any_command_with_status_130_and_a_line_that_says_what_is_there(run, monkeypatch, command, works, said):
+    def interrupted(*_, **__):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(works, interrupted)
+    done = run(*command)
+    assert done.exit_code == 130 and said in done.stderr and "Aborted" not in done.stderr
+
+
 def test_an_evaluation_is_made_scored_again_and_compared(run, captioner_folder, shard, tmp_path):
     common = ("--dataset", shard["path"], "--name", "tiny", "--metrics", "coco_scores,diversity,clip_score", "--max-tokens", 6)
     done = run("evaluate", captioner_folder, *common, "--output", tmp_path / "one")
@@ -165,12 +182,12 @@ DATA = Path(__file__).parent / "data"
 
 def test_a_backbone_is_told_by_what_is_in_its_folder(tmp_path):
     from capdec.backbones.openai import OpenAI
-    from capdec.cli import _part
+    from capdec.cli.options import part
 
     OpenAI.tiny(tmp_path / "clip")
-    assert _part("backbones", str(tmp_path / "clip")) == {"name": "openai", "model": str(tmp_path / "clip")}
-    assert _part("backbones", "timm/resnet50x4_clip.openai") == {"name": "openai", "model": "timm/resnet50x4_clip.openai"}
-    assert _part("backbones", "google/siglip2-base-patch16-224@abc") == {
+    assert part("backbones", str(tmp_path / "clip")) == {"name": "openai", "model": str(tmp_path / "clip")}
+    assert part("backbones", "timm/resnet50x4_clip.openai") == {"name": "openai", "model": "timm/resnet50x4_clip.openai"}
+    assert part("backbones", "google/siglip2-base-patch16-224@abc") == {
         "name": "huggingface", "model": "google/siglip2-base-patch16-224", "revision": "abc",
     }  # fmt: skip
 

@@ -45,7 +45,7 @@ BELOW_PARTS = (
     ),
 )
 LAYERS = (*((name,) for name in BELOW_PARTS), KINDS, ("parts",), ("corpus",), ("captioner",), ("scoring",), ("a job",), ("cli",), ("__main__",))
-MANY_JOBS = {"sweep"}  # train and evaluate many times
+BESIDE = {"sweep", "cli"}  # train and evaluate, many times; one command line in several files
 
 
 def modules():
@@ -92,7 +92,7 @@ def imports(module, source):
 def upward(module, source):
     """What it imports that is not below it."""
     below = layer(module)
-    beside = {below} if module in MANY_JOBS else set()
+    beside = {below} if module.partition(".")[0] in BESIDE else set()
     return [other for other in imports(module, source) if layer(other) not in {*range(below), *beside}]
 
 

@@ -5,7 +5,8 @@ from pathlib import Path
 import pytest
 
 from capdec import parts
-from capdec.cli import _part, main
+from capdec.cli import main
+from capdec.cli.options import part
 
 ROOT = Path(__file__).parent.parent
 NAMES = "train|caption|calibrate|coverage|evaluate|score|compare|report|gap|sweep|demo|models|bulk|serve|prepare|pretrain|import-checkpoint"
@@ -21,7 +22,7 @@ def test_every_command_of_the_pages_and_examples_is_one_that_the_command_line_ta
     given = main.commands[name].make_context(name, words).params
     for kind in ("backbones", "decoders"):
         if text := given.get(kind.removesuffix("s")):
-            spec = _part(kind, text)
+            spec = part(kind, text)
             assert (spec if isinstance(spec, str) else spec["name"]) in parts.names(kind)
 
 
