@@ -10,7 +10,7 @@ mkdir -p "$out"
 for mode in neutral balanced swap; do
     capdec prepare "$data/text/flickr8k_train.jsonl" --gender "$mode" --output "$out/$mode.jsonl"
     capdec train "$out/$mode.jsonl" --recipe recipes/flickr.toml --output "$out/$mode" \
-        --set "captions={name=\"jsonl\", path=\"$out/$mode.jsonl\", dataset=\"flickr8k\"}"
+        --set "captions={\"path\": \"$out/$mode.jsonl\", \"dataset\": \"flickr8k\"}"
 done
 
 for captioner in flickr "$out/neutral" "$out/balanced" "$out/swap"; do

@@ -114,6 +114,29 @@ def test_draws_are_in_the_style_and_length_of_the_captions_that_they_are_to_agre
     assert told == [("a long", "a long")] * 2
 
 
+@pytest.mark.parametrize("seed", [0, 7])
+def test_a_caption_that_was_drawn_is_not_among_the_draws_that_it_is_to_agree_with(tiny_captioner, monkeypatch, seed):
+    found, generate = [], tiny_captioner.decoder.generate
+    monkeypatch.setattr(tiny_captioner.decoder, "generate", lambda *given: (found.append(generate(*given)), found[-1])[1])
+    vectors, decoding = torch.randn(6, 16), Decoding("nucleus", max_tokens=40, top_p=1.0, seed=seed)
+    tiny_captioner.signals(tiny_captioner.caption_embeddings(vectors, decoding), vectors, draws=1, decoding=decoding)
+    told, further = ([caption.tokens for (caption,) in captions] for captions in found)
+    assert not any(one == other for one, other in zip(told, further, strict=True))
+
+
+def test_signals_do_not_depend_on_batches_where_a_bridge_draws(tiny_captioner):
+    from capdec import parts
+
+    memory = parts.build("bridges", {"name": "memory_projection", "temperature": 0.1}, dim=16)
+    memory.memory.rows = torch.nn.functional.normalize(torch.randn(12, 16), dim=-1).bfloat16()
+    tiny_captioner.bridges = [parts.build("bridges", {"name": "region_noise", "std": 0.5}, dim=16), memory]
+    vectors = torch.randn(4, 16)
+    captions = tiny_captioner.caption_embeddings(vectors, SHORT)
+    whole = tiny_captioner.signals(captions, vectors)["known"]
+    parted = [tiny_captioner.signals(captions[at : at + 2], vectors[at : at + 2], start=at)["known"] for at in (0, 2)]
+    assert np.concatenate(parted) == pytest.approx(whole)
+
+
 def test_photos_of_a_kind_far_from_the_memory_are_less_known(tmp_path, tiny_captioner):
     from capdec import parts
 
@@ -136,6 +159,54 @@ def test_what_cannot_be_learned_is_an_error_that_says_why(tmp_path, telling, cal
     with pytest.raises(SettingError, match="known in English alone, and this captioner speaks 'de'"):
         calibrate(telling, calibration, tmp_path / "c.json", coverage=0.5)
     assert not (tmp_path / "c.json").exists()
+
+
+def test_the_threshold_keeps_captions_equally_sure_together():
+    from capdec.calibrate import _threshold
+
+    sure, right = np.array([0.9] * 20 + [0.5] * 40 + [0.1] * 40), np.array([True] * 20 + [True, False] * 10 + [False] * 60)
+    assert _threshold(sure, right, 0.6, None) == 0.9, "of all 60 half are right, and of 50 of them more"
+    assert _threshold(sure, right, 0.5, None) == 0.5 and _threshold(sure, right, 0.5, 0.3) == 0.5
+    assert _threshold(np.linspace(0, 1, 30), np.zeros(30, bool), 0.5, None) == np.inf
+
+
+def test_photos_that_cannot_be_opened_are_left_out_where_that_is_asked_for(tmp_path, telling, calibration):
+    broken = tmp_path / "broken.tar"
+    with tarfile.open(calibration["path"]) as whole, tarfile.open(broken, "w") as part:
+        for info in whole:
+            content = b"no picture" if info.name == "p05.png" else whole.extractfile(info).read()
+            info.size = len(content)
+            part.addfile(info, io.BytesIO(content))
+    with pytest.raises(DataError, match=r"1 photos cannot be opened.*--partial"):
+        calibrate(telling, {**calibration, "path": str(broken)}, tmp_path / "c.json", coverage=0.5)
+    made = calibrate(telling, {**calibration, "path": str(broken)}, tmp_path / "c.json", coverage=0.5, partial=True)
+    assert (made.record["dataset"]["n"], made.record["dataset"]["left_out"]) == (59, 1)
+    with pytest.raises(SettingError, match="shares between 0 and 1"):
+        calibrate(telling, calibration, tmp_path / "c.json", coverage=0.0)
+
+
+def test_photos_that_it_may_have_learned_from_are_warned_of(tmp_path, telling, calibration, calibrated):
+    telling.text = ("tiny",)
+    with pytest.warns(UserWarning, match="surer than it is"):
+        calibrate(telling, {**calibration, "split": "train"}, tmp_path / "c.json", coverage=0.5)
+    evaluate(calibrated, calibration, tmp_path / "out", metrics=("coco_scores", "unseen_nouns"), baselines=(), resamples=20)
+    assert json.loads((tmp_path / "out/manifest.json").read_text())["confidence"] == json.loads(json.dumps(calibrated.confidence.as_json()))
+    with pytest.warns(UserWarning, match="the photos it was calibrated on"):
+        coverage(tmp_path / "out", resamples=20)
+
+
+def test_where_all_captions_are_right_nothing_is_said_of_their_order(tmp_path, calibrated, calibration):
+    fast = {"metrics": ("coco_scores", "unseen_nouns"), "baselines": (), "resamples": 20}
+    evaluate(calibrated, calibration, tmp_path / "out", **fast)
+    rows = [json.loads(line) for line in (tmp_path / "out/predictions.jsonl").read_text().splitlines()]
+    (tmp_path / "out/manifest.json").unlink()
+    (tmp_path / "out/predictions.jsonl").write_text("".join(json.dumps({**row, "references": ["a man", "a horse"]}) + "\n" for row in rows))
+    assert coverage(tmp_path / "out", resamples=20)["reliability"]["auroc"] == {"value": None}
+    assert CliRunner().invoke(main, ["coverage", str(tmp_path / "out")]).exit_code == 0
+    scores = json.loads((tmp_path / "out/scores.json").read_text())
+    (tmp_path / "out/scores.json").write_text(json.dumps({**scores, "language": "de"}))
+    with pytest.raises(DataError, match="English alone"):
+        coverage(tmp_path / "out")
 
 
 def test_unsure_captions_are_withheld_where_that_is_asked_for(tmp_path, calibrated):

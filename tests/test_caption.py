@@ -1,5 +1,6 @@
 import io
 import json
+from dataclasses import replace
 
 from PIL import Image
 
@@ -70,3 +71,11 @@ def test_lines_of_json_and_text_files_beside_the_photos_are_written(tmp_path, ti
     assert set(lines[0]) == {"path", "caption", "score", "alternatives"} and set(lines[2]) == {"path", "error"}
     assert (tmp_path / "0.txt").read_text() == records[0].caption.text + "\n"
     assert not (tmp_path / "2.txt").exists()
+
+
+def test_of_a_caption_that_is_withheld_no_text_file_of_an_earlier_run_stays(tmp_path, tiny_captioner):
+    (path, *_) = _folder(tmp_path)
+    (record,) = write_records(caption_files(tiny_captioner, [path], SHORT), beside=True)
+    assert (tmp_path / "0.txt").exists()
+    list(write_records([replace(record, withheld=True)], beside=True))
+    assert not (tmp_path / "0.txt").exists()

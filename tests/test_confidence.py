@@ -36,13 +36,17 @@ def test_it_suits_the_decoding_it_was_calibrated_for_with_more_alternatives_too_
     by_score = replace(MADE, decoding=Decoding())
     assert by_score.suits(Decoding(captions=3)), "the best of the beams is the best, however many are shown"
     assert not replace(MADE, decoding=Decoding("nucleus")).suits(Decoding("nucleus", captions=3)), "the best of three draws is another"
+    assert not by_score.suits(Decoding(captions=3), drawn=True) and by_score.suits(Decoding(seed=3), drawn=True), "and so where a bridge draws"
 
 
 def test_its_file_is_read_as_it_was_written_and_a_damaged_one_is_refused(tmp_path):
     assert Confidence.read(tmp_path) is None
     (tmp_path / FILE).write_text(json.dumps(MADE.as_json()))
     assert Confidence.read(tmp_path) == MADE
-    for wrong in ("{", "[]", json.dumps({**MADE.as_json(), "format_version": 9}), json.dumps({**MADE.as_json(), "signals": {"score": 3}})):
+    of, signal = MADE.as_json(), {"mean": 0, "deviation": 1, "weight": 1}
+    tables = ({"calibration": None}, {"signals": {"mood": signal}}, {"signals": {"score": {**signal, "deviation": 0}}})
+    damaged = [json.dumps({**of, **table}) for table in tables]
+    for wrong in ("{", "[]", json.dumps({**MADE.as_json(), "format_version": 9}), json.dumps({**MADE.as_json(), "signals": {"score": 3}}), *damaged):
         (tmp_path / FILE).write_text(wrong)
         with pytest.raises(DataError, match="Calibrate again"):
             Confidence.read(tmp_path)

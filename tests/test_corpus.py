@@ -66,6 +66,8 @@ def test_sources_are_joined_to_targets_by_image(tmp_path):
     assert list(zip(pairs.sources, pairs.targets, strict=True)) == [("a dog", "ein Hund"), ("the dog", "der Hund"), ("a dog", "Hunde")]
     sources.write_text('{"image_id": "1", "caption": "a dog"}\n{"image_id": "1", "caption": "the dog"}\n')
     assert read_pairs(open_dataset(str(targets)), open_dataset(str(sources))).sources == pairs.sources, "a row each, or all in one"
+    (tmp_path / "t.csv").write_text("image_id,caption\n1,ein Hund\n1,der Hund\n9,niemand\n1,Hunde\n")
+    assert read_pairs(open_dataset(str(tmp_path / "t.csv")), open_dataset(str(sources))) == pairs, "and so are targets"
     sources.write_text('{"image_id": "2", "captions": ["a dog"]}\n')
     with pytest.raises(DataError, match="no image_id is in both"):
         read_pairs(open_dataset(str(targets)), open_dataset(str(sources)))

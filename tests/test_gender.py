@@ -201,3 +201,8 @@ def test_no_word_stands_twice_in_the_table():
     words = [row.split()[0:2] for row in table["twins"].replace("\n", ",").split(",") if row]
     flat = [word for pair in words for word in pair] + [row.split()[1] for row in table["one_way"].replace("\n", ",").split(",") if row]
     assert len(flat) == len(set(flat)) and json.dumps(flat).islower()
+
+
+def test_a_text_of_any_length_is_rewritten():
+    assert rewrite("his/her/" * 500, "neutral").startswith("theirs/")
+    assert rewrite("A man sees his dog, and he sits. " * 2000, "neutral") == "A person sees their dog, and they sit. " * 2000

@@ -166,7 +166,7 @@ def test_source_and_target_are_balanced_by_one_coin(tmp_path):
 def test_what_knows_english_alone_refuses_other_languages(tmp_path):
     path = tmp_path / "c.jsonl"
     path.write_text(json.dumps({"captions": ["Hier sieht man einen Hund", "man sagt er sei her"]}) + "\n", encoding="utf-8")
-    for given, words in (({}, "do not look English"), ({"language": "de"}, "'de' came")):
+    for given, words in (({}, "not all of these texts look English"), ({"language": "de"}, "'de' came")):
         with pytest.raises(SettingError, match=words):
             prepare([str(path)], tmp_path / "out.jsonl", gender="neutral", **given)
     with pytest.raises(SettingError, match="lexicon of visible things is English"):
@@ -224,3 +224,26 @@ def test_without_syntok_the_error_names_the_extra(book, tmp_path, monkeypatch):
     monkeypatch.setitem(__import__("sys").modules, "syntok", None)
     with pytest.raises(MissingExtra, match=r"capdec\[text\]"):
         prepare([book], tmp_path / "out.jsonl", sentences=True)
+
+
+def test_captions_of_another_language_are_refused_beside_english_ones_too(tmp_path, captions_file):
+    path = tmp_path / "c.jsonl"
+    path.write_text(json.dumps({"captions": ["Hier sieht man einen Hund", "man sagt er sei her"]}) + "\n", encoding="utf-8")
+    with pytest.raises(SettingError, match="not all of these texts look English"):
+        prepare([str(path)], tmp_path / "out.jsonl", gender="neutral", mix=str(captions_file))
+
+
+def test_what_would_be_read_as_something_else_or_lose_an_input_is_no_output(tmp_path, captions_file):
+    with pytest.raises(SettingError, match=r"ends in \.jsonl"):
+        prepare([str(captions_file)], tmp_path / "out.txt")
+    before = captions_file.read_text()
+    with pytest.raises(SettingError, match="one of the inputs"):
+        prepare([str(captions_file)], f"{tmp_path}/./{captions_file.relative_to(tmp_path)}")
+    assert captions_file.read_text() == before
+
+
+def test_letters_with_marks_are_letters(tmp_path):
+    said = ["घर के बाहर एक कुत्ता खेल रहा है।", "Ein Mann fährt u\u0308ber die Straße.", "می‌خواهد"]
+    (tmp_path / "c.jsonl").write_text(json.dumps({"captions": said}) + "\n", encoding="utf-8")
+    prepare([str(tmp_path / "c.jsonl")], tmp_path / "out.jsonl", language="hi")
+    assert texts_of(tmp_path / "out.jsonl") == [said[0], "Ein Mann fährt über die Straße.", said[2]]

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from capdec import parts
+from capdec import parts, recipe
 from capdec.cli import main
 from capdec.cli.options import part
 
@@ -20,6 +20,8 @@ COMMANDS = re.findall(rf"^\s*(?:\S*/|torchrun.*-m )?capdec ((?:{NAMES}) .*?)(?: 
 def test_every_command_of_the_pages_and_examples_is_one_that_the_command_line_takes(line):
     name, *words = shlex.split(line, comments=True)
     given = main.commands[name].make_context(name, words).params
+    for one in given.get("assignments", ()):
+        recipe.read_assignment(one)
     for kind in ("backbones", "decoders"):
         if text := given.get(kind.removesuffix("s")):
             spec = part(kind, text)

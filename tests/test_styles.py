@@ -70,6 +70,8 @@ def test_each_style_is_learned_as_often_and_has_its_own_siblings(tmp_path, tiny_
     assert len(set(rows.tolist())) == len(corpus) == 260
     assert not any(corpus.style(row) == "loud" for row in corpus.siblings()), "a photo has one loud caption"
     assert torch.equal(corpus.evened(torch.arange(240)), torch.arange(240)), "nothing changes where there is one style"
+    some = corpus.evened(torch.arange(199, len(corpus)))
+    assert [sum(corpus.style(row) == style for row in some.tolist()) for style in ("", "loud")] == [41, 41], "41 and 20 are not far apart"
 
 
 def test_a_style_is_told_from_every_factual_caption_of_its_photo(captions_file, loud):
@@ -183,15 +185,31 @@ def test_a_style_and_a_length_that_are_not_learned_are_no_captioners_own(tmp_pat
     decoding = {"style": "loud", "length": "short"}
     begun = train(captions, tmp_path / "begin", training={**plan, "lengths": True}, decoding=decoding, **made)
     assert (begun.decoding.style, begun.decoding.length) == ("loud", "short")
-    for given in (None, decoding):  # what it has from the captioner it begins with; the command line names that
-        plain = train(str(captions_file), tmp_path / f"plain-{given is None}", start=str(tmp_path / "begin"), training=plan, decoding=given)
-        assert plain.decoding == Decoding() and plain.caption_embeddings(torch.randn(1, 16))
+    plain = train(str(captions_file), tmp_path / "plain", start=str(tmp_path / "begin"), training=plan)
+    assert plain.decoding == Decoding() and plain.caption_embeddings(torch.randn(1, 16)), "what it has from the captioner it begins with"
+    with pytest.raises(SettingError, match="'loud' is no style of these captions"):
+        train(str(captions_file), tmp_path / "named", start=str(tmp_path / "begin"), training=plan, decoding=decoding)
     again = train(captions, tmp_path / "again", start=str(tmp_path / "begin"), training=plan)
     assert again.decoding == Decoding(style="loud")
     for wrong, why in (({"style": "lowd"}, "'lowd' is no style of these captions. There is loud"), ({"length": "long"}, "training.lengths = true")):
         with pytest.raises(SettingError, match=why):
             train(captions, tmp_path / "wrong", training=plan, decoding=wrong, **made)
     assert not (tmp_path / "wrong").exists(), "known before anything is embedded"
+
+
+def test_a_style_with_the_name_of_a_length_is_refused_where_lengths_are_learned(tmp_path, tiny_backbone, captions_file, loud):
+    captions, made = [str(captions_file), {"path": str(loud), "as": "short"}], {"backbone": tiny_backbone, "bridges": NOISE, "decoder": DECODER}
+    with pytest.raises(SettingError, match="a style cannot be called 'short'"):
+        train(captions, tmp_path / "run", training={**TRAINING, "lengths": True}, **made)
+
+
+def test_what_is_asked_of_the_decoding_is_added_to_that_of_the_captioner_it_begins_with(tmp_path, plain, captions_file):
+    plan = {**TRAINING, "steps": 2, "evaluate_every": 2}
+    assert plain.decoding == Decoding(beams=2)
+    made = train(str(captions_file), tmp_path / "run", start=str(tmp_path / "begin"), training=plan, decoding={"max_tokens": 9})
+    assert made.decoding == Decoding(beams=2, max_tokens=9)
+    with pytest.raises(SettingError, match="'beam'"):
+        train(str(captions_file), tmp_path / "wrong", start=str(tmp_path / "begin"), training=plan, decoding={"beam": 9})
 
 
 def test_a_rerank_that_no_bridge_can_serve_is_refused_before_training(tmp_path, tiny_backbone, captions_file):

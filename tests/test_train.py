@@ -158,6 +158,32 @@ def test_what_a_decoder_begins_with_counts(tmp_path, tiny_backbone, captions_fil
     assert torch.equal(before["decoder.words.weight"], after["decoder.words.weight"]) and made.decoder.start == start["start"]
 
 
+def test_what_bridges_were_given_counts_for_a_captioner_that_begins_with_theirs(tmp_path, tiny_backbone, captions_file, photos):
+    plan = {"training": FAST, "unpaired_photos": photos}
+    train(str(captions_file), tmp_path / "begin", backbone=tiny_backbone, bridges=[{"name": "mean_shift"}], decoder=DECODER, **plan)
+    made = train(str(captions_file), tmp_path / "run", start=str(tmp_path / "begin"), bridges=NOISE, training=FAST)
+    assert made.supervision.words() == "text + unpaired image statistics" == Captioner.load(tmp_path / "run").supervision.words()
+
+
+def test_a_captioner_is_not_trained_on_in_its_own_folder(tmp_path, tiny_backbone, captions_file):
+    train(str(captions_file), tmp_path / "run", backbone=tiny_backbone, bridges=NOISE, decoder=DECODER, training=FAST)
+    before = _weights(tmp_path / "run")
+    with pytest.raises(SettingError, match="would be lost"):
+        train(str(captions_file), tmp_path / "run", start=f"{tmp_path}/./run", training=FAST)
+    assert all(torch.equal(tensor, before[name]) for name, tensor in _weights(tmp_path / "run").items())
+
+
+def test_a_finished_training_run_again_keeps_how_sure_it_may_be(tmp_path, tiny_backbone, captions_file):
+    from capdec.confidence import Confidence, Signal
+
+    plan = {"backbone": tiny_backbone, "bridges": NOISE, "decoder": DECODER}
+    made = train(str(captions_file), tmp_path / "run", training=FAST, **plan)
+    made.confidence = Confidence({"score": Signal(-1, 0.5, 1)}, 0.0, 0.5, made.decoding, record={"captioner": made.fingerprint})
+    made.save(tmp_path / "run")
+    assert train(str(captions_file), tmp_path / "run", training=FAST, **plan).confidence == made.confidence
+    assert Captioner.load(tmp_path / "run").confidence == made.confidence
+
+
 def test_a_memory_is_of_captions(tmp_path, tiny_backbone, captions_file, photos):
     plan = {"backbone": tiny_backbone, "decoder": DECODER, "training": FAST, "paired_photos": photos}
     with pytest.raises(SettingError, match="a memory would be of photos"):

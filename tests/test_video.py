@@ -269,6 +269,15 @@ def test_frames_that_grow_beyond_what_is_allowed_on_the_way_are_left_out(tmp_pat
     assert [frame.size for frame in open_frames(path, 4, max_pixels=64 * 48)] == [(64, 48)] * 2
 
 
+def test_the_work_counts_the_frames_that_come_and_not_those_that_were_announced(tmp_path, monkeypatch):
+    path = str(tmp_path / "grows.ts")
+    with open(path, "wb") as both:
+        for count, size in ((2, (64, 48)), (60, (640, 480))):
+            both.write(Path(write(tmp_path / f"{count}.ts", [grey(number, size) for number in range(count)], "mpeg2video")).read_bytes())
+    monkeypatch.setattr(video, "DECODED", 2_000_000)
+    refused(path, "more than 2,000,000 pixels")
+
+
 def test_a_size_that_only_the_frames_themselves_declare_costs_nothing(tmp_path):
     path = write(tmp_path / "absurd.webm", [grey(n) for n in range(3)], "libvpx")
     content = Path(path).read_bytes()

@@ -109,9 +109,10 @@ def bulk(
     output = str(output).removeprefix("file://")  # of local files half of one would be seen under its name
     where = output if "://" in output else str(Path(output).absolute())
     sources = [one if "://" in one else str(Path(one).absolute()) for one in inputs]
+    sure = loaded.confidence_for(decoding)
     asked = {
         "format_version": FORMAT, "inputs": sources, "captioner": loaded.fingerprint, "decoding": asdict(decoding or loaded.decoding), "batch": batch,
-        "dtype": dtype, "asked": {"column": column, "key": key, "rows": rows},
+        "dtype": dtype, "asked": {"column": column, "key": key, "rows": rows}, "confidence": sure.as_json() if sure else None,
     }  # fmt: skip
     with _alone(where):
         reading, pieces = _planned(where, asked, loaded.backbone.dim)

@@ -60,10 +60,23 @@ def caption_files(
     least: float | None = None,
 ) -> Iterator[Record]:
     """A record for each path; `frames` and `pooling` are `Captioner.caption`'s, of a video. Captions of less confidence than `least` are withheld.
-    Raises SettingError where that is not known."""
+    Raises SettingError, at once, where that is not known."""
     if least is not None and captioner.confidence_for(decoding) is None:
         other = "calibrated for another decoding" if captioner.confidence else "not calibrated"
         raise SettingError(f"how sure to be of its captions this captioner does not know: it is {other}. See capdec calibrate --help.")
+    return _records(captioner, paths, decoding, batch, workers, frames, pooling, least)
+
+
+def _records(
+    captioner: Captioner,
+    paths: Iterable[str],
+    decoding: Decoding | None,
+    batch: int,
+    workers: int | None,
+    frames: int,
+    pooling: str,
+    least: float | None,
+) -> Iterator[Record]:
     listed, named = itertools.tee(paths)
     openers = (partial(_open, path, frames) for path in listed)
     done = 0
@@ -89,15 +102,19 @@ def _open(path: str, frames: int) -> "list[Image]":
 
 
 def write_records(records: Iterable[Record], write: Callable[[str], object] | None = None, beside: bool = False) -> Iterator[Record]:
-    """Passes records on, giving each as a line of JSON to `write` and, with `beside`, each caption that is not withheld as PATH with
-    the ending .txt."""
+    """Passes records on, giving each as a line of JSON to `write` and, with `beside`, each caption as PATH with the ending .txt; of one that is
+    withheld there is no such file then."""
     for record in records:
         if write is not None:
             write(record.as_json() + "\n")
-        if beside and record.caption is not None and not record.withheld and "://" not in record.path:
+        if beside and record.caption is not None and "://" not in record.path:
+            path = Path(record.path).with_suffix(".txt")
             try:
-                with replacing(Path(record.path).with_suffix(".txt")) as temporary:
-                    temporary.write_text(record.caption.text + "\n", encoding="utf-8")
+                if record.withheld:
+                    path.unlink(missing_ok=True)  # of a run that was surer
+                else:
+                    with replacing(path) as temporary:
+                        temporary.write_text(record.caption.text + "\n", encoding="utf-8")
             except OSError as error:
                 record = replace(record, error=f"captioned, but its .txt could not be written: {error}")
         yield record

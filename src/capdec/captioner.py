@@ -184,11 +184,11 @@ class Captioner:
             found += self._said(part, decoding or self.decoding, start + len(found))
         return found
 
-    def neighbours(self, embeddings: Float[Tensor, "B D"] | Float[Tensor, "B K D"], count: int) -> list[list[tuple[str, float]]]:
-        """For each image embedding the `count` captions of its memory that are nearest, and their cosines with it as it gets there. Raises
-        SettingError where no memory keeps its texts."""
+    def neighbours(self, embeddings: Float[Tensor, "B D"] | Float[Tensor, "B K D"], count: int, start: int = 0) -> list[list[tuple[str, float]]]:
+        """For each image embedding the `count` captions of its memory that are nearest, and their cosines with it as it gets there; `start` as in
+        `caption`. Raises SettingError where no memory keeps its texts."""
         teller = self._teller()
-        return teller.memory.said_near(self._reaching(teller, embeddings), count)
+        return teller.memory.said_near(self._reaching(teller, embeddings, start), count)
 
     def signals(
         self, captions: Sequence[Caption], embeddings: Tensor, draws: int = 0, start: int = 0, decoding: Decoding | None = None
@@ -198,25 +198,32 @@ class Captioner:
         texts = self.backbone.encode_text([caption.text for caption in captions]).cpu()
         found = {"score": np.array([caption.score for caption in captions]), "cosine": (texts * photos).sum(1).double().numpy()}
         if looking := [bridge for bridge in self.bridges if len(getattr(getattr(bridge, "memory", None), "rows", ()))]:
-            reached = F.normalize(self._reaching(looking[0], embeddings).embeddings[:, 0].float(), dim=-1)
+            reached = F.normalize(self._reaching(looking[0], embeddings, start).embeddings[:, 0].float(), dim=-1)
             found["known"] = nearest(reached, looking[0].memory.rows, NEAREST)[0].mean(1).double().cpu().numpy()  # type: ignore[attr-defined]
         said = [things(caption.text) for caption in captions]
         found["things"] = np.array([float(len(one)) for one in said])
         if draws:
             asked = decoding or self.decoding
-            further = self._generate(embeddings, Decoding("nucleus", captions=draws, style=asked.style, length=asked.length), start)
+            drawn = Decoding("nucleus", captions=draws, style=asked.style, length=asked.length, seed=asked.seed + 1)  # none is the caption's own draw
+            further = self._generate(embeddings, drawn, start)
             found["agreement"] = agreement(said, [[one.text, *(other.text for other in one.alternatives)] for one in further])
         return found
 
     def confidence_for(self, decoding: Decoding | None = None) -> Confidence | None:
         """What says how sure it may be of captions that this decoding finds; None where it was calibrated for another, or not at all."""
-        return self.confidence if self.confidence is not None and self.confidence.suits(decoding or self.decoding) else None
+        suits = self.confidence is not None and self.confidence.suits(decoding or self.decoding, self._draws)
+        return self.confidence if suits else None
 
-    def _reaching(self, bridge: Bridge, embeddings: Tensor) -> Condition:
+    @property
+    def _draws(self) -> bool:
+        """Whether a bridge draws at inference."""
+        return any(getattr(bridge, "draws", False) for bridge in self.bridges)
+
+    def _reaching(self, bridge: Bridge, embeddings: Tensor, start: int) -> Condition:
         """Image embeddings as they get to one of its bridges."""
         condition = self._told(embeddings)
         for before in itertools.takewhile(lambda one: one is not bridge, self.bridges):
-            condition = _crossed(before, condition, range(len(condition)))
+            condition = _crossed(before, condition, range(start, start + len(condition)))
         return condition
 
     def _told(self, embeddings: Tensor) -> Condition:
@@ -252,7 +259,7 @@ class Captioner:
         clean = self._told(embeddings)
         if self.styles or self.lengths:
             clean = replace(clean, prompts=(prompt(self._style(decoding), decoding.length),) * len(clean))
-        drawn = any(getattr(bridge, "draws", False) for bridge in self.bridges)
+        drawn = self._draws
         sizes = sizes or [1] * len(embeddings)
         places = [start + place for place, size in enumerate(sizes) for _ in range(size)]
         lists: list[list[Caption]] = [[] for _ in sizes]

@@ -29,6 +29,7 @@ from capdec.ptb import tokenize
 
 FILE = "confidence.json"
 FORMAT = 1
+SIGNALS = {"score", "cosine", "known", "things", "agreement"}
 NEAREST = 10
 """Captions of the memory that `known` is the mean over."""
 BINS = 10
@@ -63,10 +64,11 @@ class Confidence:
         sure = self.of(found).tolist()
         return [replace(caption, confidence=one, unsure=one < self.threshold) for caption, one in zip(captions, sure, strict=True)]
 
-    def suits(self, decoding: Decoding) -> bool:
-        """Whether this decoding's best caption is that of the one it was calibrated for: more alternatives may be shown, and drawn otherwise."""
+    def suits(self, decoding: Decoding, drawn: bool = False) -> bool:
+        """Whether this decoding's best caption is found as by the one it was calibrated for: more alternatives may be shown, and drawn otherwise.
+        `drawn`: each candidate is told from draws of its own, so that of more of them another may be the best."""
         ours = replace(self.decoding, captions=decoding.captions, seed=decoding.seed)
-        by_score = decoding.strategy == "beam" and decoding.rerank == "none"  # whose best stays the best where more are found
+        by_score = decoding.strategy == "beam" and decoding.rerank == "none" and not drawn  # whose best stays the best where more are found
         return ours == decoding and (by_score or generation.found(self.decoding) == generation.found(decoding))
 
     def as_json(self) -> dict[str, Any]:
@@ -87,10 +89,21 @@ class Confidence:
             if table["format_version"] != FORMAT:
                 raise ValueError(f"format_version is {table['format_version']!r}, and this capdec reads {FORMAT}")
             signals = {name: Signal(*(float(one[key]) for key in Signal._fields)) for name, one in table["signals"].items()}
+            if not signals.keys() <= SIGNALS or not all(one.deviation > 0 for one in signals.values()) or not isinstance(table["calibration"], dict):
+                raise ValueError(f"signals are of {', '.join(sorted(SIGNALS))}, each with a deviation, and beside them stands how it was calibrated")
             decoding = generation.settings(table["decoding"])
             return cls(signals, float(table["bias"]), float(table["threshold"]), decoding, int(table["draws"]), table["calibration"])
         except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
             raise DataError(f"{path} cannot be used ({brief(error)}). Calibrate again (capdec calibrate), or delete it.") from error
+
+
+def learned(folder: Path, fingerprint: str) -> Confidence | None:
+    """What stands in a folder for a captioner of these weights."""
+    try:
+        found = Confidence.read(folder)
+    except DataError:
+        return None
+    return found if found is not None and found.record.get("captioner") == fingerprint else None
 
 
 def things(caption: str) -> list[str]:

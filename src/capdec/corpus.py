@@ -10,6 +10,7 @@ photo, and the statistics of unpaired images that some bridges ask for.
 
 import glob
 import hashlib
+import itertools
 import json
 import os
 import warnings
@@ -147,10 +148,9 @@ def read_pairs(targets: Dataset, sources: Dataset | None = None) -> Pairs:
     turn: one target of a photo with five sources makes five pairs. Raises DataError where nothing is left."""
     pairs, styles = Pairs([], [], []), []
     others: dict[str, tuple[str, ...]] = {}
-    for example in sources or ():
-        if example.image_id is not None:  # a photo's captions may come a row each
-            others[example.image_id] = (*others.get(example.image_id, ()), *example.captions)
-    for example in targets:
+    for (key, _), example in _photo_by_photo(sources or ()).items():
+        others[key] = (*others.get(key, ()), *example.captions)
+    for example in targets if sources is None else _photo_by_photo(targets).values():
         said, found = example.captions, example.sources or example.captions
         if sources is not None:
             found = others.get(example.image_id or "", ())
@@ -164,6 +164,15 @@ def read_pairs(targets: Dataset, sources: Dataset | None = None) -> Pairs:
     if not pairs:
         raise DataError("the corpus is empty: no captions were read" + (", or no image_id is in both files." if sources is not None else "."))
     return replace(pairs, styles=styles) if any(styles) else pairs
+
+
+def _photo_by_photo(examples: Iterable[Example]) -> dict[tuple[str, str], Example]:
+    """By image_id and style: a photo's captions may come a row each."""
+    found: dict[tuple[str, str], list[str]] = {}
+    for example in examples:
+        if example.image_id is not None:
+            found.setdefault((example.image_id, example.style), []).extend(example.captions)
+    return {key: Example(tuple(captions), key[0], style=key[1]) for key, captions in found.items()}
 
 
 class Embeddings:
@@ -234,12 +243,12 @@ class Corpus:
         return self.pairs.known_styles
 
     def evened(self, rows: Int[Tensor, "N"]) -> Int[Tensor, "M"]:
-        """These rows, those of a rarer style several times, so that about as many are of each."""
+        """These rows, those of a rarer style several times, so that equally many are of each."""
         of_each: dict[str, list[int]] = {}
         for row in rows.tolist():
             of_each.setdefault(self.style(row), []).append(row)
         most = max(map(len, of_each.values()), default=0)
-        return torch.tensor([row for some in of_each.values() for row in some * (most // len(some))], dtype=torch.long)
+        return torch.tensor([row for some in of_each.values() for row in itertools.islice(itertools.cycle(some), most)], dtype=torch.long)
 
     def targets(self, rows: Int[Tensor, "B"]) -> list[str]:
         return [self.pairs.targets[row] for row in rows.tolist()]

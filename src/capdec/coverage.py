@@ -9,6 +9,8 @@ Beside confidence stand the order by score alone, no order (the whole set's figu
 before what is wrong). Intervals are over images.
 """
 
+import json
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -27,7 +29,7 @@ SHOWN = ("CIDEr", "unseen nouns", "captions with unseen nouns", "R@1", "length")
 
 def coverage(folder: str | Path, picture: str = "coverage.svg", *, resamples: int = bootstrap.RESAMPLES, seed: int = 0) -> dict[str, Any]:
     """The content of coverage.json, which goes into `folder` with the picture: {"n", "right", "by": {order: [{"coverage", "figures"}]}, "aurc",
-    "reliability", "sure"}. Raises DataError where the captions of the evaluation have no confidence."""
+    "reliability", "sure"}. Raises DataError where the captions of the evaluation have no confidence; warns where it was learned from them."""
     folder = Path(folder)
     drawing.require(picture)
     rows = sorted(scoring.read_rows(folder), key=lambda row: row["image_id"])
@@ -38,9 +40,12 @@ def coverage(folder: str | Path, picture: str = "coverage.svg", *, resamples: in
         raise DataError(
             f"the captions in {folder} have no confidence. Calibrate the captioner for its decoding (capdec calibrate), then evaluate it again."
         ) from error
-    _, figures = scoring.read_evaluation(folder, ("coco_scores", "unseen_nouns"))
-    each = figures["captions with unseen nouns"].each
-    assert each is not None
+    (digest, _), figures = scoring.read_evaluation(folder, ("coco_scores", "unseen_nouns"))
+    if digest == _calibrated_on(folder):
+        warnings.warn("these are the photos it was calibrated on: it looks better here than it is. Evaluate it on others.", stacklevel=2)
+    each = figures["captions with unseen nouns"].each if "captions with unseen nouns" in figures else None
+    if each is None:
+        raise DataError(f"what the captions in {folder} name is not known: it is for English alone. Evaluate against English references.")
     right = each == 0
     shown = {name: figures[name] for name in SHOWN if name in figures}
     orders = {"confidence": sure, "score": score}
@@ -59,6 +64,15 @@ def coverage(folder: str | Path, picture: str = "coverage.svg", *, resamples: in
     return found
 
 
+def _calibrated_on(folder: Path) -> str | None:
+    """The digest of the photos and references that confidence was learned from, where the evaluation says it."""
+    path = folder / "manifest.json"
+    made: Any = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+    for key in ("confidence", "calibration", "dataset"):
+        made = made.get(key) or {}
+    return made.get("digest")
+
+
 def _of_surest(figures: dict[str, Score], order: Float[np.ndarray, "N"], part: float, resamples: int, seed: int) -> dict[str, Any]:
     kept = np.sort(np.argsort(-order, kind="stable")[: max(1, round(part * len(order)))])
     some = {name: Score.of(one.statistics[kept], one.combine, one.note) for name, one in figures.items() if one.statistics is not None}
@@ -72,8 +86,10 @@ def _with_intervals(
     generator = np.random.default_rng(seed)
     draws = [np.arange(len(right)), *generator.integers(len(right), size=(resamples, len(right)))]
 
-    def of(figure: Callable[[np.ndarray], float]) -> dict[str, float]:
+    def of(figure: Callable[[np.ndarray], float]) -> dict[str, float | None]:
         value, *others = [figure(some) for some in draws]
+        if not np.isfinite(value):
+            return {"value": None}
         low, high = bootstrap.interval(np.array(others)[np.isfinite(others)])
         return {"value": round(value, 4), "low": round(low, 4), "high": round(high, 4)}
 

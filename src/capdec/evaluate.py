@@ -146,8 +146,8 @@ def evaluate(
         "memory": {"opened": memory, "name": memories.name, "captions": len(texts), "digest": text_digest(texts), "sources": memory_sources}
         if memories is not None else None,
         "supervision": scores["supervision"],
-        "decoding": what["decoding"], "metrics": list(metrics), "language": language, "tokens": tokens(language),
-        "seed": seed,
+        "decoding": what["decoding"], "confidence": what.get("confidence"),
+        "metrics": list(metrics), "language": language, "tokens": tokens(language), "seed": seed,
         "bootstrap": {"over": "images", "resamples": resamples, "level": bootstrap.LEVEL, "seed": seed},
         "truncated": getattr(captioner.backbone, "truncated", 0), "seconds": round(time.monotonic() - started, 1),
     }  # fmt: skip

@@ -12,8 +12,10 @@ languages than English are passed over.
 """
 
 import hashlib
+import itertools
 import re
 import tomllib
+from bisect import bisect_left
 from importlib import resources
 from typing import Literal, NamedTuple
 
@@ -63,7 +65,20 @@ AGES = {"baby": "baby", "toddler": "toddler", "infant": "infant", "kid": "kid", 
 AGES |= {"teen": "teenager", "teenager": "teenager", "adolescent": "adolescent"}
 SMALL, YOUNG = {"little", "small", "tiny"}, {"young", "younger", "youngest"}
 QUESTIONS = ("what", "where", "when", "how", "why", "who", "which")
-IRREGULAR = {"is": "are", "was": "were", "has": "have", "does": "do", "goes": "go", "isn": "aren", "wasn": "weren", "hasn": "haven", "doesn": "don"}
+NEAR = 50
+"""Words that a sentence may have."""
+IRREGULAR = {
+    "is": "are",
+    "was": "were",
+    "has": "have",
+    "does": "do",
+    "goes": "go",
+    "isn": "aren",
+    "wasn": "weren",
+    "hasn": "haven",
+    "doesn": "don",
+    "focuses": "focus",
+}
 
 
 def rewrite(text: str, mode: str, seed: int = 0, language: str = "en") -> str:
@@ -121,12 +136,11 @@ class _Line:
         self.known = [WORDS.get(word) for word in self.low]
         if not any(self.known):
             return
-        spans = [match.span() for match in LEFT.finditer(text)]
-        at = len(self.head)
-        for place, word in enumerate(self.words):
-            if any(begin <= at < end for begin, end in spans) or not self._stands_alone(place):
-                self.known[place] = None
-            at += len(word) + len(self.gaps[place])
+        starts = list(itertools.accumulate(map(len, itertools.chain(*zip(self.words, self.gaps, strict=True))), initial=len(self.head)))[::2]
+        for match in LEFT.finditer(text):
+            first, last = (bisect_left(starts, end) for end in match.span())
+            self.known[first:last] = [None] * (last - first)
+        self.known = [known if known and self._stands_alone(place) else None for place, known in enumerate(self.known)]
         for place, word in enumerate(self.low):
             if self.known[place] and word in ALONE and not self._possessive(place):
                 self.known[place] = ALONE[word]
@@ -190,9 +204,8 @@ class _Line:
 
     def _possessive(self, place: int) -> bool:
         """Of his and her: a noun phrase follows. "her left hand", "her smiling face", not "her in", nor "watches her eating a cake"."""
-        other = self._alternative(place)
-        if other and self.low[other] in ALONE:
-            return self._possessive(other)
+        while (other := self._alternative(place)) and self.low[other] in ALONE:
+            place = other
         if not self._spaced(place):
             return False
         following = self._next(place)
@@ -201,7 +214,7 @@ class _Line:
         if following.endswith(("ing", "ly")) and noun(following) is None:
             return self._spaced(place + 1) and self._next(place, 2) not in OBJECT
         if following.endswith("s") and noun(following) is None:  # "the man behind her smiles"
-            return not re.search(r"\b(behind|beside|around|near|next to|across from)$", " ".join(self.low[:place]))
+            return not re.search(r"\b(behind|beside|around|near|next to|across from)$", " ".join(self.low[max(0, place - 3) : place]))
         return True
 
     def _alternative(self, place: int) -> int:
@@ -249,7 +262,8 @@ class _Line:
 
     def _quoted(self, place: int) -> bool:
         """An apostrophe before it may have opened a quotation."""
-        return self.head[-1:] in APOSTROPHES or any(gap[-1:] in APOSTROPHES and len(gap) > 1 for gap in self.gaps[:place])
+        near = self.gaps[max(0, place - NEAR) : place]
+        return self.head[-1:] in APOSTROPHES or any(gap[-1:] in APOSTROPHES and len(gap) > 1 for gap in near)
 
     def _article(self, place: int) -> None:
         """a or an, before a word that was not there."""
@@ -332,7 +346,7 @@ class _Line:
         if not self._spaced(verb - 1):
             return
         self._bare(verb)
-        for at in range(verb + 1, len(self.words) - 1):
+        for at in range(verb + 1, min(verb + NEAR, len(self.words) - 1)):
             if any(mark in self.gaps[at - 1] for mark in ".;!?"):
                 return
             if self.low[at] in ("and", "or", "then") and self._spaced(at) and noun(self.low[at + 1]) is None:
@@ -367,10 +381,10 @@ def _vowel(word: str) -> bool:
 
 def _plural(word: str) -> str:
     """
-    >>> [_plural(word) for word in ("woman", "police officer", "salesperson", "grandchild", "lady", "boy", "wife", "waitress")]
-    ['women', 'police officers', 'salespeople', 'grandchildren', 'ladies', 'boys', 'wives', 'waitresses']
+    >>> [_plural(word) for word in ("woman", "police officer", "salesperson", "grandchild", "lady", "boy", "wife", "hero", "monarch")]
+    ['women', 'police officers', 'salespeople', 'grandchildren', 'ladies', 'boys', 'wives', 'heroes', 'monarchs']
     """
-    for end, instead in (("person", "people"), ("man", "men"), ("child", "children"), ("wife", "wives")):
+    for end, instead in (("person", "people"), ("man", "men"), ("child", "children"), ("wife", "wives"), ("hero", "heroes"), ("arch", "archs")):
         if word.endswith(end):
             return word.removesuffix(end) + instead
     if word.endswith("y") and word[-2] not in "aeiou":

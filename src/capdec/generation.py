@@ -61,6 +61,7 @@ def settings(values: dict[str, Any]) -> Decoding:
 def changed(default: Decoding, given: dict[str, Any]) -> Decoding:
     """A captioner's own decoding with some of it as asked for, to which its own way of choosing among candidates gives way: there are no more of them
     than a search asked for has. Raises SettingError for what cannot be."""
+    recipe.settings("decoding", Decoding, given)  # no name that is unknown
     decoding = replace(default, **given)
     if not given.keys() & {"rerank", "candidates"}:
         most = {"beam": decoding.beams, "greedy": 1}.get(decoding.strategy, decoding.candidates)

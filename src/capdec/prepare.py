@@ -15,6 +15,7 @@ import itertools
 import json
 import random
 import re
+import unicodedata
 import warnings
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
@@ -28,6 +29,7 @@ from torch import Tensor
 from capdec import recipe
 from capdec.checkpoint import replacing, write_json
 from capdec.corpus import Pairs, Spec, open_dataset, read_pairs
+from capdec.datasets.jsonl import JSONL
 from capdec.errors import DataError, MissingExtra, SettingError
 from capdec.gender import coin, rewrite
 from capdec.nearest import nearest
@@ -43,10 +45,10 @@ TEXTS = 4096  # at a time to a backbone
 EXAMPLES = 10  # of each reason, in the report
 PAIRED = ('"', "“”„", "«»", "()")  # marks that come in twos
 PROBED = 2_000  # plain captions that say how near plain captions are to each other
-MARKS = r".,;:!?'\"()\-–—’‘“”„«»…&%/$£€°"
+MARKS = r".,;:!?'\"()\-–—’‘“”„«»…&%/$£€°।。、，！？"
 WORD = re.compile(r"[^\W_]+(?:[-'’][^\W_]+)*")
 ODD = re.compile(rf"[^\w\s{MARKS}]|_|\w://|www\.")
-END = re.compile(r"[.!?…]['\"’”»)]*$")
+END = re.compile(r"[.!?…।。！？]['\"’”»)]*$")
 VERSE = re.compile(r"(?:^[ \t]*[1-3]?[A-Z][A-Za-z]+|\A\s*)\d+:\d+[ \t]+", re.MULTILINE)  # Ge1:2 where a line begins, 1:2 where a paragraph does
 ENGLISH = frozenset(("a", "the", "is", "are", "of", "and", "with"))
 GUTENBERG = re.compile(r"\*\*\* ?START OF [^\n]*\*\*\*(.*?)\*\*\* ?END OF ", re.DOTALL)
@@ -103,6 +105,11 @@ def prepare(
     if visual == "likeness" and (mix is None or backbone is None):
         raise SettingError("likeness is to plain captions, by a backbone: name both (--mix, --backbone), or take another criterion.")
 
+    if not JSONL.recognises(output):
+        raise SettingError(f"{output} will hold JSON lines, and its name should say so: give it one that ends in {' or '.join(JSONL.suffixes)}.")
+    if Path(output).resolve() in (Path(path).resolve() for path in inputs):
+        raise SettingError(f"{output} is one of the inputs, which would be lost. Name another file.")
+
     plain = read_pairs(open_dataset(mix)) if mix is not None else Pairs([], [], [])
     read = _read(inputs, bool(sentences))
     if not read:
@@ -110,8 +117,8 @@ def prepare(
     if recase:
         read = _changed(read, _recaser(read.targets))
     if gender:
-        if language == "en" and not _looks_english([*read.targets, *plain.targets]):
-            raise SettingError("gendered words are known in English alone, and these texts do not look English. Leave --gender out.")
+        if language == "en" and not all(_looks_english(some) for texts in (read, plain) for some in (texts.targets, texts.sources)):
+            raise SettingError("gendered words are known in English alone, and not all of these texts look English. Leave --gender out.")
         read, plain = (_regendered(texts, gender, seed, language) for texts in (read, plain))
     reasons, found = _faults(read, words, bool(sentences))
     looks, criterion = _visible([text for text, fault in zip(read.targets, found, strict=True) if fault is None], visual, plain, backbone, near)
@@ -147,7 +154,7 @@ def report_path(output: str | Path) -> Path:
 
 
 def _read(inputs: Sequence[str], sentences: bool) -> Pairs:
-    """Every text of the inputs, sentences as their own sources. Raises DataError."""
+    """Every text of the inputs, letters with their accents (NFC), and sentences as their own sources. Raises DataError."""
     read = Pairs([], [], [])
     for path in inputs:
         if sentences and path.lower().endswith(".txt"):
@@ -156,15 +163,19 @@ def _read(inputs: Sequence[str], sentences: bool) -> Pairs:
         else:
             found = read_pairs(open_dataset(path))
         if sentences:
-            cut, total, done = [], sum(map(len, found.targets)), 0
+            cut, total, done = Pairs([], [], []), sum(map(len, found.targets)), 0
             with Progress(f"cutting {Path(path).name} into sentences, by characters", total) as progress:
                 for text, image_id in zip(found.targets, found.image_ids, strict=True):
                     for sentence in cut_sentences(text):
-                        cut.append((sentence, image_id))
+                        cut.sources.append(sentence)
+                        cut.targets.append(sentence)
+                        cut.image_ids.append(image_id)
                         done += len(sentence)
                         progress.update(done)
-            found = Pairs([text for text, _ in cut], [text for text, _ in cut], [image_id for _, image_id in cut])
-        read = Pairs(read.sources + found.sources, read.targets + found.targets, read.image_ids + found.image_ids)
+            found = cut
+        read.sources.extend(unicodedata.normalize("NFC", text) for text in found.sources)
+        read.targets.extend(unicodedata.normalize("NFC", text) for text in found.targets)
+        read.image_ids.extend(found.image_ids)
     return read
 
 
@@ -259,8 +270,9 @@ def _faults(texts: Pairs, words: tuple[int, int], whole: bool) -> tuple[dict[str
     said: set[tuple[str | None, str, str]] = set()
     found: list[str | None] = []
     for key in zip(texts.image_ids, texts.sources, texts.targets, strict=True):
-        text, count = key[2], len(WORD.findall(key[2]))
-        same = (key[0], key[1].casefold(), text.casefold())
+        text = _letters(key[2])
+        count = len(WORD.findall(text))
+        same = (key[0], key[1].casefold(), key[2].casefold())
         odd = ODD.search(text) or not re.search(r"[^\W\d_]", text)
         part = whole and (text.isupper() or not END.search(text))
         kinds = (odd, part, count < words[0], count > words[1], same in said)
@@ -270,31 +282,36 @@ def _faults(texts: Pairs, words: tuple[int, int], whole: bool) -> tuple[dict[str
     return reasons, found
 
 
+def _letters(text: str) -> str:
+    """Without what is written on letters (the vowels of Hindi) or joins them: a pattern's letters are whole ones."""
+    return text if text.isascii() else "".join(one for one in text if unicodedata.category(one)[0] != "M" and one not in "\u200c\u200d")
+
+
 def _visible(texts: Sequence[str], visual: Visual, plain: Pairs, backbone: Backbone | None, near: float) -> tuple[list[bool], str]:
     """Whether each text passes, and the criterion in words."""
     if visual == "nouns":
         return [bool(nouns(word.lower() for word in WORD.findall(text))) for text in texts], "it names nothing of the lexicon of visible things"
     if visual == "none" or backbone is None:
         return [True] * len(texts), "not asked"
-    captions = _embedded(plain.sources, backbone, "embedding plain captions")
+    captions = torch.cat([*_embedded(plain.sources, backbone, "embedding plain captions")])
     ids: dict[str | int, int] = {}
     photos = torch.tensor([ids.setdefault(row if image is None else image, len(ids)) for row, image in enumerate(plain.image_ids)])
     probed = torch.tensor(sorted(random.Random(0).sample(range(len(captions)), min(PROBED, len(captions)))))
     own = nearest(captions[probed], captions, 1, photos, photos[probed])[0].squeeze(1)
     least = own[own.isfinite()].quantile(1 - near / 100).item() if own.isfinite().any() else 1.0
-    cosines = nearest(_embedded(texts, backbone, "embedding the text"), captions, 1)[0].squeeze(1)
+    cosines = torch.cat([nearest(some, captions, 1)[0].squeeze(1) for some in _embedded(texts, backbone, "embedding the text")])
     why = f"its cosine to the nearest plain caption is below {least:.3f}, which {near:g} % of plain captions have to one of another photo"
     return (cosines >= least).tolist(), f"{why}, by {backbone.fingerprint}"
 
 
-def _embedded(texts: Sequence[str], backbone: Backbone, name: str) -> Float[Tensor, "N D"]:
-    rows = [torch.empty(0, backbone.dim)]
+def _embedded(texts: Sequence[str], backbone: Backbone, name: str) -> Iterator[Float[Tensor, "N D"]]:
+    """Some at a time: of a million all would be gigabytes."""
+    yield torch.empty(0, backbone.dim)
     with Progress(name, len(texts)) as progress, warnings.catch_warnings():
         warnings.filterwarnings("ignore", r"\d+ of \d+ captions", UserWarning)  # that the longest were cut
         for at in range(0, len(texts), TEXTS):
-            rows.append(backbone.encode_text(texts[at : at + TEXTS]).float().cpu())
+            yield backbone.encode_text(texts[at : at + TEXTS]).float().cpu()
             progress.update(min(at + TEXTS, len(texts)))
-    return torch.cat(rows)
 
 
 def _mixed(corpus: Pairs, plain: Pairs, share: float, seed: int) -> tuple[Pairs, Pairs]:

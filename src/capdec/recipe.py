@@ -76,14 +76,27 @@ def override(recipe: Recipe, assignments: Sequence[str]) -> Recipe:
 
 
 def read_assignment(assignment: str) -> tuple[str, Any]:
-    """The key and the value of `key=value`. Raises SettingError."""
+    """The key and the value of `key=value`, in JSON; a table or a list in TOML too, as recipes have them; or a bare word. Raises SettingError.
+
+    >>> read_assignment("training.steps=500"), read_assignment('captions={path = "a.jsonl"}'), read_assignment("decoder=prefix_lm")
+    (('training.steps', 500), ('captions', {'path': 'a.jsonl'}), ('decoder', 'prefix_lm'))
+    """
     path, equals, text = assignment.partition("=")
     if not equals or not all(path.split(".")):
         raise SettingError(f"--set takes key=value, for example decoder.layers=4; this came: {assignment!r}.")
     try:
         return path, json.loads(text)
     except json.JSONDecodeError:
-        return path, text
+        pass
+    if text.lstrip()[:1] in ("{", "["):
+        try:
+            return path, tomllib.loads(f"value = {text}")["value"]
+        except tomllib.TOMLDecodeError as error:
+            if text.lstrip()[0] == "{":  # a bracket may begin a pattern of files
+                raise SettingError(
+                    f"{text} is no table, neither JSON nor TOML ({error}). Quote its words, and what you give for your shell."
+                ) from error
+    return path, text
 
 
 def _position(values: list, key: str, assignment: str) -> int:

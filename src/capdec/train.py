@@ -11,7 +11,7 @@ batches of one.
 import copy
 import math
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
 from functools import partial
@@ -23,8 +23,8 @@ from jaxtyping import Int
 from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from capdec import generation, parts, recipe
-from capdec.captioner import CARD, Captioner, located, prompt, require_reader, text_and_given
+from capdec import confidence, generation, parts, recipe
+from capdec.captioner import CARD, Captioner, embedded, located, prompt, require_reader, text_and_given
 from capdec.checkpoint import Record, load_module, load_state, module_tensors, read_tensors, replacing, save_state, write_json, write_tensors
 from capdec.corpus import Corpus, Embeddings, Pairs, Photos, Spec, embed, embed_photos, open_dataset, read_pairs, told_from_photos
 from capdec.errors import MissingExtra, SettingError
@@ -143,6 +143,8 @@ def train(
     folder = Path(output)
     plan = settings(training or {})
     worker = _Worker(device, plan)
+    if start is not None and start not in embedded() and Path(start).resolve() == folder.resolve():
+        raise SettingError(f"{start} would be lost: the captioner that training begins with and the one it makes need folders of their own.")
     begun = Captioner.load(start, worker.device, own_parts=own_parts) if start is not None else None
     if begun and (backbone is not None or decoder is not None):
         raise SettingError(f"a captioner that begins as {start} has its backbone and its decoder. Leave them out, or start.")
@@ -151,7 +153,7 @@ def train(
     usual: dict[str, Any] = begun.spec if begun else {"backbone": "mini", "bridges": CAPDEC, "decoder": "small_transformer"}
     named = {"backbone": backbone, "bridges": bridges, "decoder": decoder}
     spec = usual | {key: value for key, value in named.items() if value is not None}
-    decoding_plan = begun.decoding if begun and decoding is None else generation.settings(decoding or {})
+    decoding_plan = generation.changed(begun.decoding, decoding or {}) if begun else generation.settings(decoding or {})
     language = language or (begun.language if begun else "en")
     if plan.learn != "all" and begun is None:
         raise SettingError(f'learn = "{plan.learn}" leaves a language model as it is, and an untrained one says nothing: name a captioner as start.')
@@ -178,7 +180,7 @@ def train(
     text = [open_dataset(captions), *([open_dataset(sources)] if sources not in (None, SIBLINGS) else [])]
     pairs = read_pairs(*text)
     pairs = pairs.at_most(plan.captions, plan.seed) if plan.captions else pairs
-    decoding_plan = _learned(decoding_plan, begun, pairs.known_styles, plan.lengths)
+    decoding_plan = _learned(decoding_plan, decoding or {}, pairs.known_styles, plan.lengths)
     store = Path(embeddings or folder / "embeddings")
     if paired_photos is not None:
         corpus = told_from_photos(pairs, *_photos(paired_photos, backbone_part, store / "paired_photos", worker))
@@ -218,14 +220,18 @@ def train(
     spec = {"backbone": located(spec["backbone"], backbone_part), "bridges": resolved, "decoder": spec["decoder"]}
     beside_text = Supervision.PAIRS if paired_photos is not None else Supervision(0)
     before, lent = (begun.text, begun.given) if begun else _lent(spec["decoder"])
+    for bridge in built:  # what the decoder learned through, which the captioners that begin with it may not have
+        lent |= bridge.supervision
     beside_text |= lent
     if chosen and chosen.get("pairs"):
         beside_text |= Supervision.PAIRS_FOR_SETTINGS
-    names = sorted({name for dataset in text if dataset.name for name in dataset.name.split("+")} | set(before))
+    told_near = {name for bridge in built for name in getattr(getattr(bridge, "memory", None), "names", ())}
+    names = sorted({name for dataset in text if dataset.name for name in dataset.name.split("+")} | told_near | set(before))
     captioner = Captioner(
         backbone_part, built, model, spec, decoding_plan, names, beside_text, styles=corpus.styles, lengths=bounds, language=language
     )
     given |= {"decoding": decoding, "language": language}
+    captioner.confidence = confidence.learned(folder, captioner.fingerprint)  # of a run that had ended here
     if worker.is_first:
         report = {
             "captions": len(corpus), "left_out_by_norm": len(pairs) - len(corpus) if plan.norms else 0, "learned_from": len(learn),
@@ -242,12 +248,14 @@ def train(
     return captioner
 
 
-def _learned(decoding: Decoding, begun: Captioner | None, styles: Sequence[str], lengths: bool) -> Decoding:
+def _learned(decoding: Decoding, asked: Mapping[str, Any], styles: Sequence[str], lengths: bool) -> Decoding:
     """With a style and a length that are learned: those of the captioner it begins with are left out where they are not, and where no caption is
-    plain the first style is its own. Raises SettingError for others."""
-    if begun and decoding.style == begun.decoding.style and decoding.style not in styles:
+    plain the first style is its own. Raises SettingError for others that are asked for, and for a style with the name of a length."""
+    if lengths and (both := {"short", "medium", "long"}.intersection(styles)):
+        raise SettingError(f"a style cannot be called {both.pop()!r} where lengths are learned, for that is one. Give it another name.")
+    if "style" not in asked and decoding.style not in styles:
         decoding = replace(decoding, style="")
-    if begun and decoding.length == begun.decoding.length and not lengths:
+    if "length" not in asked and not lengths:
         decoding = replace(decoding, length="")
     if decoding.style and decoding.style not in styles:
         there = ", ".join(style for style in styles if style) or "none: the captions' tables name one (as = ...)"
@@ -491,7 +499,9 @@ def _with_low_rank(decoder: torch.nn.Module, rank: int) -> Callable[[], torch.nn
         from peft.tuners.lora import LoraModel
     except ImportError as error:
         raise MissingExtra("peft", "lora", 'learn = "lora"') from error
-    words = {id(module.weight) for module in decoder.modules() if isinstance(module, torch.nn.Embedding)}
+    model = getattr(decoder, "lm", None)  # of transformers
+    output = model.get_output_embeddings() if model is not None else None
+    words = {id(module.weight) for module in decoder.modules() if module is output or isinstance(module, torch.nn.Embedding)}
     names = [
         name
         for name, module in decoder.named_modules()

@@ -71,7 +71,7 @@ def open_frames(path: str | Path, count: int, max_pixels: int = MAX_PIXELS, at_m
                 shown, spans = _plan(container, count, max_pixels, name)
             file.seek(0)
             with av.open(file, "r", **options) as container:
-                photos = _decode(container, spans, max_pixels, at_most)
+                photos = _decode(container, spans, max_pixels, at_most, name)
     except ImageError:
         raise
     except PermissionError as error:
@@ -129,21 +129,24 @@ def _plan(container: "InputContainer", count: int, max_pixels: int, name: str) -
 def _about(middle: int, reach: float, frames: list[_Shown], keys: list[_Shown]) -> _Shown:
     """The keyframe nearest to the middle, which alone need be decoded, if it is within reach; else what is shown in the middle."""
     place = bisect_right(keys, middle, key=lambda key: key.time)
-    for key in sorted(keys[max(0, place - 1) : place + 1], key=lambda key: abs(key.time - middle))[:1]:
-        if abs(key.time - middle) <= reach:
-            return key
+    key = min(keys[max(0, place - 1) : place + 1], key=lambda key: abs(key.time - middle), default=None)
+    if key is not None and abs(key.time - middle) <= reach:
+        return key
     return frames[max(0, bisect_right(frames, middle, key=lambda frame: frame.time) - 1)]
 
 
-def _decode(container: "InputContainer", spans: Spans, max_pixels: int, at_most: int) -> dict[int, Image.Image]:
+def _decode(container: "InputContainer", spans: Spans, max_pixels: int, at_most: int, name: str) -> dict[int, Image.Image]:
     """The photos by their packets' numbers. A decoder may know a frame's time less well than its container: it is the first at its time or later, or
     the last that there is."""
-    stream = _picture(container, "it")
+    stream, work = _picture(container, name), 0
     stream.codec_context.options = {"max_pixels": str(max_pixels)}  # the size may change on the way
     packets, photos = _packets(container, stream), {}
     for start, wanted in sorted(spans.items()):
         waiting, frame = list(reversed(wanted)), None
         for frame in _frames(stream, packets, start, max(start, *(one.number for one in wanted))):
+            work += frame.width * frame.height
+            if work > DECODED:  # frames are larger than they were said to be
+                raise ImageError(f"{name} would have more than {DECODED:,} pixels decoded. Save it again, in frames of one size.")
             while waiting and frame.pts is not None and frame.pts >= waiting[-1].time:
                 photos[waiting.pop().number] = _photo(frame, stream, at_most)
         if waiting and frame is not None:

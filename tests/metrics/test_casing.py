@@ -18,3 +18,7 @@ def test_a_word_is_right_as_the_references_write_it_most_often():
 
 def test_first_words_and_words_that_no_reference_has_are_not_counted():
     assert casing("hund", "Zebra ZEBRA Mann").statistics[:, 1].tolist() == [0, 1]
+
+
+def test_where_no_word_counts_there_is_no_figure():
+    assert casing("Hund", "Mann").value is None

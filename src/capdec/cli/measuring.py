@@ -6,17 +6,15 @@ from typing import Any
 
 import click
 
-from capdec import parts
 from capdec.cli.options import (
+    backbone_of,
     choices,
     dataset_of,
     dataset_options,
     decoding_of,
     decoding_options,
     device_option,
-    judge_of,
     own_parts_option,
-    part,
     resumable,
 )  # fmt: skip
 
@@ -74,7 +72,7 @@ def evaluate(
     decoding = decoding_of(loaded.decoding, given)
     with resumable(f"{output} holds what was done"):
         scores = run(
-            loaded, dataset, output, memory=text, memory_sources=embedded, judge=judge_of(judge, device), metrics=chosen, decoding=decoding,
+            loaded, dataset, output, memory=text, memory_sources=embedded, judge=backbone_of(judge, device) if judge else None, metrics=chosen, decoding=decoding,
             partial=given["partial"], language=language,
         )  # fmt: skip
     _figures({**scores["systems"], **_of_groups("itself", scores["groups"])}, _of_how_many(scores, "photos"))
@@ -102,23 +100,28 @@ def calibrate(
     for alone.
     """
     from capdec.calibrate import calibrate as run
-    from capdec.captioner import Captioner
+    from capdec.captioner import Captioner, embedded
     from capdec.confidence import FILE
     from capdec.errors import SettingError
 
-    if output is None and not Path(captioner).is_dir():
-        raise SettingError(f"{captioner} is no folder to write {FILE} into. Say where with --output, or calibrate a copy in a folder of your own.")
+    if output is None and (captioner in embedded() or not Path(captioner).is_dir()):
+        raise SettingError(
+            f"{captioner} is no folder of your own to write {FILE} into. Say where with --output, or calibrate a copy in a folder of your own."
+        )
     loaded = Captioner.load(captioner, device, own_parts=own_parts)
     file = output or Path(captioner) / FILE
-    made = run(loaded, dataset_of(given), file, decoding=decoding_of(loaded.decoding, given), precision=precision, coverage=coverage, draws=draws)
+    asked = {"precision": precision, "coverage": coverage, "draws": draws, "partial": given["partial"]}
+    made = run(loaded, dataset_of(given), file, decoding=decoding_of(loaded.decoding, given), **asked)
     record = made.record
     worth, n = record["cross_validated"], record["dataset"]["n"]
-    click.echo(f"{n} captions, {record['share_right']:.0%} right: each {record['right']}\n\nsignal      alone (AUROC)   weight")
+    left_out = f", {record['dataset']['left_out']} left out" if record["dataset"]["left_out"] else ""
+    click.echo(f"{n} captions{left_out}, {record['share_right']:.0%} right: each {record['right']}\n\nsignal      alone (AUROC)   weight")
     for name, one in made.signals.items():
         click.echo(f"{name:<12}{record['auroc_alone'][name]:13.3f}   {one.weight:+6.2f}")
     click.echo(f"{'together':<12}{worth['auroc']:13.3f}   cross-validated, as is all below")
     click.echo(f"\nBrier {worth['brier']:.3f} (the share right alone: {worth['brier_of_share_right']:.3f})   error {worth['calibration_error']:.3f}")
-    click.echo(f"unsure below {made.threshold:.3f}: {worth['coverage']:.0%} of captions are not, and {worth['precision']:.0%} of these are right")
+    these = f", and {worth['precision']:.0%} of these are right" if worth["precision"] is not None else ""
+    click.echo(f"unsure below {made.threshold:.3f}: {worth['coverage']:.0%} of captions are not{these}")
     click.echo(f"\nWritten to {file}")
 
 
@@ -148,7 +151,7 @@ def coverage(folder: Path, picture: str) -> None:
     for order, one in found["aurc"].items():
         console.print(f"AURC, {order:<22}{one['value']:.3f} [{one['low']:.3f}, {one['high']:.3f}]", highlight=False, markup=False)
     for name, one in found["reliability"].items():
-        if name != "bins":
+        if name != "bins" and one["value"] is not None:
             spread = f" [{one['low']:.3f}, {one['high']:.3f}]" if "low" in one else ""
             console.print(f"{name:<28}{one['value']:.3f}{spread}", highlight=False, markup=False)
     said = f", {found['sure']['right']:.1%} of them right" if found["sure"]["right"] is not None else ""
@@ -178,7 +181,9 @@ def score(predictions: str, references: str, judge: str | None, language: str, m
 
     dataset = scoring.open_references(dataset_of({**given, "dataset": references, "name": None}))
     chosen = tuple(metrics.split(",")) if metrics else scoring.METRICS
-    found = run(predictions, dataset, metrics=chosen, judge=judge_of(judge, device), partial=given["partial"], language=language)
+    found = run(
+        predictions, dataset, metrics=chosen, judge=backbone_of(judge, device) if judge else None, partial=given["partial"], language=language
+    )
     if as_json:
         click.echo(json.dumps(found, indent=2, ensure_ascii=False))
         return
@@ -248,7 +253,7 @@ def gap(backbone: str, captions: str, photos: str | None, output: Path, picture:
     """Measure a backbone's modality gap, and suggest from text alone how much noise crosses it."""
     from capdec.gap import gap as run
 
-    found = run(parts.build("backbones", part("backbones", backbone), device=device), captions, output, photos, most=most, picture=picture)
+    found = run(backbone_of(backbone, device), captions, output, photos, most=most, picture=picture)
     click.echo(f"{found['backbone']}, {found['dim']} dimensions, {found['captions']} captions" + (f", {found['photos']} photos" if photos else ""))
     click.echo("\ncosines                      mean    5 %   95 %")
     for name, one in found["cosines"].items():

@@ -128,8 +128,9 @@ def dataset_of(given: dict[str, Any], default: str | dict[str, Any] | None = Non
     return {**table, "partial": True} if given["partial"] and "partial" in parts.settings(part) else table
 
 
-def judge_of(name: str | None, device: str) -> "Backbone | None":
-    return parts.build("backbones", part("backbones", name), device=device) if name else None
+def backbone_of(name: str, device: str) -> "Backbone":
+    found: Backbone = parts.build("backbones", part("backbones", name), device=device)
+    return found
 
 
 @contextmanager

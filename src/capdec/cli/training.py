@@ -8,7 +8,6 @@ from typing import Any
 
 import click
 
-from capdec import parts
 from capdec.cli.options import (
     choices,
     dataset_of,
@@ -78,7 +77,7 @@ def train(
     short = {"training.steps": steps, "training.dtype": dtype, "training.learn": learn}
     assignments = (*(f"{key}={value}" for key, value in short.items() if value is not None), *assignments)
     if table.get("start"):
-        table = {**_settings_of(table["start"]), **table}
+        table = {"bridges": _config_of(table["start"])["bridges"], **table}
     table = recipe.override(_with_a_bridge(table, [one.partition("=")[0] for one in assignments], "auto"), assignments)
     unknown = [key for key in table if key not in recipe.KEYS]
     if unknown:
@@ -112,14 +111,14 @@ def _in_styles(captions: Any, styles: Sequence[str]) -> Any:
     return [*plain, *tables] if tables else captions
 
 
-def _settings_of(captioner: str) -> dict[str, Any]:
-    """Its bridges and its decoding, for settings to change."""
+def _config_of(captioner: str) -> dict[str, Any]:
+    """What stands in its folder, for settings to change."""
     import json
 
     from capdec.captioner import locate
 
-    config = json.loads((locate(captioner) / "config.json").read_text(encoding="utf-8"))
-    return {"bridges": config["bridges"], "decoding": config["decoding"]}
+    config: dict[str, Any] = json.loads((locate(captioner) / "config.json").read_text(encoding="utf-8"))
+    return config
 
 
 def _with_a_bridge(table: dict[str, Any], keys: Sequence[str], cosine: float | str) -> dict[str, Any]:
@@ -160,7 +159,7 @@ def prepare(inputs: tuple[str, ...], output: Path, words: tuple[int, int] | None
     from capdec.prepare import prepare as run
     from capdec.prepare import report_path
 
-    judge = parts.build("backbones", part("backbones", backbone), device=device) if given["visual"] == "likeness" else None
+    judge = backbone_of(backbone, device) if given["visual"] == "likeness" else None
     report = run(inputs, output, words=words, backbone=judge, **given)
     table = Table(title=f"{report['read']:,} texts", title_justify="left")
     for column in ("", "texts", "%", "why", "for example"):
@@ -253,8 +252,8 @@ def sweep(
     from capdec.sweep import sweep as run
 
     table = recipe.read(recipe_file) if recipe_file else {}
-    if table.get("start"):
-        table = {**_settings_of(table["start"]), **table}
+    begun = _config_of(table["start"]) if table.get("start") else {}
+    table = {"bridges": begun["bridges"], **table} if begun else table
     table = _with_a_bridge(table, [one.partition("=")[0] for one in assignments], 0.5)
     table = recipe.override({**table, **({"captions": corpus} if corpus else {})}, assignments)
     table = {"bridges": [{"name": "gaussian_noise", "target_cosine": 0.5}], **table}
@@ -271,7 +270,7 @@ def sweep(
     if idle:
         raise SettingError(f"{', '.join(idle)} say something of --dataset, and none was given.")
     dataset = dataset_of(given) if given["dataset"] else None
-    own = generation.settings(table.get("decoding", {}))
+    own = generation.changed(generation.settings(begun.get("decoding", {})), table.get("decoding", {}))
     asked = decoding_of(own, given)
     with resumable(f"{output} holds the finished runs, and the last checkpoint of the one at work"):
         points = run(

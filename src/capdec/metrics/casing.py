@@ -27,6 +27,8 @@ class Casing:
         usual = {word: max(found, key=found.__getitem__) for word, found in spellings.items()}
         said = [[word for word in _behind_the_first(text) if word.lower() in usual] for text in predictions.captions.values()]
         counts = [(100.0 * sum(word == usual[word.lower()] for word in words), float(len(words))) for words in said]
+        if not any(said):
+            return {"casing": Score.missing("no caption has a word behind its first that a reference has behind its first.")}
         return {"casing": Score.of(np.array(counts, np.float64))}
 
     @classmethod
