@@ -72,8 +72,8 @@ def evaluate(
     decoding = decoding_of(loaded.decoding, given)
     with resumable(f"{output} holds what was done"):
         scores = run(
-            loaded, dataset, output, memory=text, memory_sources=embedded, judge=backbone_of(judge, device) if judge else None, metrics=chosen, decoding=decoding,
-            partial=given["partial"], language=language,
+            loaded, dataset, output, memory=text, memory_sources=embedded, judge=backbone_of(judge, device) if judge else None, metrics=chosen,
+            decoding=decoding, partial=given["partial"], language=language,
         )  # fmt: skip
     _figures({**scores["systems"], **_of_groups("itself", scores["groups"])}, _of_how_many(scores, "photos"))
     for system, words in scores["supervision"].items():
@@ -181,9 +181,8 @@ def score(predictions: str, references: str, judge: str | None, language: str, m
 
     dataset = scoring.open_references(dataset_of({**given, "dataset": references, "name": None}))
     chosen = tuple(metrics.split(",")) if metrics else scoring.METRICS
-    found = run(
-        predictions, dataset, metrics=chosen, judge=backbone_of(judge, device) if judge else None, partial=given["partial"], language=language
-    )
+    by = backbone_of(judge, device) if judge else None
+    found = run(predictions, dataset, metrics=chosen, judge=by, partial=given["partial"], language=language)
     if as_json:
         click.echo(json.dumps(found, indent=2, ensure_ascii=False))
         return

@@ -9,6 +9,7 @@ from typing import Any
 import click
 
 from capdec.cli.options import (
+    backbone_of,
     choices,
     dataset_of,
     dataset_options,
