@@ -37,6 +37,9 @@ def swap(text):
         ("A boy hurts himself; a girl helps him.", "A young person hurts themselves; a young person helps them."),
         ("The boys' ball, the ladies’ hats", "The young people's ball, the people’s hats"),
         ("A man walks with her and her dog.", "A person walks with them and their dog."),
+        ("Two woman and a man. A men and a woman. Two mans.", "Three people. Two people. Two people."),
+        ("Two policeman and a policewoman, a king and queen", "Three police officers, two monarchs"),
+        ("His fiancée and two heroines meet an airman.", "Their betrothed and two heroes meet an aviator."),
     ],
 )
 def test_neutral_words_agree_with_articles_possessives_and_number(text, made):
@@ -54,6 +57,8 @@ def test_neutral_words_agree_with_articles_possessives_and_number(text, made):
         ("Where is he? How does she swim?", "Where are they? How do they swim?"),
         ("he or she has his or her legs up", "they have their legs up"),
         ("THE MAN SAYS HE IS HIS", "THE PERSON SAYS THEY ARE THEIRS"),
+        ("SHE'S RED AND HE'S GOT IT", "THEY'RE RED AND THEY'VE GOT IT"),
+        ("He focuses while his dog runs and barks.", "They focus while their dog runs and barks."),
     ],
 )
 def test_verbs_agree_with_they(text, made):
@@ -166,6 +171,7 @@ def test_any_heap_of_words_can_be_made_neutral(words, gap):
         "A T-shirt, a man-made hill, a snowman, spider-man, Superman and a mannequin",
         "a cowboy hat, a king-sized bed, a lady bug, a human, a German shepherd, mother nature, his and hers sinks",
         "He-man's hemp, Herman, this, then, sheep; she-wolf",
+        "a Guy Fawkes mask, The Beach Boys and a Burger King sign near Queens, New York, on the Isle of Man",
         "A dog\trün's  —  “naïve” \n",
     ],
 )

@@ -7,8 +7,8 @@
 Articles, verbs behind he and she, possessives and capitals agree with what is written; a text without gendered words comes back as it was.
 
 What it does not know: grammar. `her` is "him" or "his" by the word behind it. Nor who is meant: a dog's `his` becomes "its" where nobody else is
-named, and else is taken for somebody's; "a bearded man" becomes "a bearded woman". Names (Santa, Superman, Mr. Smith), a snowman, and other
-languages than English are passed over.
+named, and else is taken for somebody's; "a bearded man" becomes "a bearded woman". Names (Santa, Mr. Smith; the Beach Boys, by their capitals), a
+snowman, and other languages than English are passed over.
 """
 
 import hashlib
@@ -140,7 +140,10 @@ class _Line:
         for match in LEFT.finditer(text):
             first, last = (bisect_left(starts, end) for end in match.span())
             self.known[first:last] = [None] * (last - first)
-        self.known = [known if known and self._stands_alone(place) else None for place, known in enumerate(self.known)]
+        titled = all(word[0].isupper() for word in self.words if len(word) > 3)
+        for place, known in enumerate(self.known):
+            if known and (not self._stands_alone(place) or (not (titled or known.pronoun) and self._in_name(place))):
+                self.known[place] = None
         for place, word in enumerate(self.low):
             if self.known[place] and word in ALONE and not self._possessive(place):
                 self.known[place] = ALONE[word]
@@ -201,6 +204,14 @@ class _Line:
         """Not part of a word with hyphens, but for "ex-wife", "mother-in-law" and "bride-to-be"."""
         before = place > 0 and self.gaps[place - 1] == "-" and self.low[place - 1] not in HYPHENS
         return not before and not (self.gaps[place] == "-" and self._next(place) not in ("", "in", "to"))
+
+    def _in_name(self, place: int) -> bool:
+        """A capital beside another, neither of them because a sentence begins: Guy Fawkes, the Beach Boys, Queens, New York, the Isle of Man."""
+        if not self.words[place][0].isupper() or self.words[place].isupper():
+            return False
+        before = place - 2 if self._before(place) == "of" else place - 1
+        behind = place + 1 < len(self.words) and self.gaps[place] in (" ", ", ") and self.words[place + 1][0].isupper()
+        return behind or (before > 0 and self.gaps[place - 1] == " " == self.gaps[before - 1] and self.words[before][0].isupper())
 
     def _possessive(self, place: int) -> bool:
         """Of his and her: a noun phrase follows. "her left hand", "her smiling face", not "her in", nor "watches her eating a cake"."""
@@ -277,11 +288,15 @@ class _Line:
         before, plural = self._before(place), known.plural
         if self.gaps[place][:1] not in APOSTROPHES:
             plural = before not in ("a", "an") if plural else COUNTS.get(before, 1) > 1
-        single = known.neutral
-        if single == "young person":
-            adjectives = self.low[self._phrase(place) + 1 : place]
-            single = "child" if SMALL.intersection(adjectives) else "person" if YOUNG.intersection(adjectives) else single
+        single = self._one(place, known)
         return _plural(single) if plural else single
+
+    def _one(self, place: int, known: Word) -> str:
+        """The neutral noun, singular."""
+        if known.neutral != "young person":
+            return known.neutral
+        adjectives = self.low[self._phrase(place) + 1 : place]
+        return "child" if SMALL.intersection(adjectives) else "person" if YOUNG.intersection(adjectives) else known.neutral
 
     def _phrase(self, place: int) -> int:
         """Where the article, number or other word stands that a noun's adjectives follow, three at most; -1 at the beginning."""
@@ -314,8 +329,7 @@ class _Line:
             return False
         if known.neutral != twin.neutral:
             return False
-        phrase = self._neutral(place, known)
-        phrase = phrase if known.plural else _plural(phrase)
+        phrase = _plural(self._one(place, known))
         at = self._phrase(place)
         first = self.low[at] if at >= 0 and self._spaced(at) else ""
         beside, plurals = at == place - 1, known.plural + twin.plural
@@ -335,7 +349,7 @@ class _Line:
         """The verb of a he or she that became they: behind it, or before it in a question; and one behind "and" that has no other subject."""
         if self.gaps[place].strip() in APOSTROPHES and self._next(place) == "s":
             has = self._next(place, 2) in ("got", "been", "had", "done", "gone", "just")
-            self.words[place + 1] = _capitals(self.words[place + 1], "ve" if has else "re")
+            self.words[place + 1] = _capitals(self.words[place + 1], "ve" if has else "re", self.words[place])
             return
         if self._before(place) in ("is", "was", "has", "does") and (place == 1 or self.low[place - 2] in QUESTIONS):
             self._bare(place - 1)
@@ -347,7 +361,7 @@ class _Line:
             return
         self._bare(verb)
         for at in range(verb + 1, min(verb + NEAR, len(self.words) - 1)):
-            if any(mark in self.gaps[at - 1] for mark in ".;!?"):
+            if any(mark in self.gaps[at - 1] for mark in ".;!?") or self.low[at] in ("while", "when", "because"):
                 return
             if self.low[at] in ("and", "or", "then") and self._spaced(at) and noun(self.low[at + 1]) is None:
                 self._bare(at + 1)
@@ -384,7 +398,15 @@ def _plural(word: str) -> str:
     >>> [_plural(word) for word in ("woman", "police officer", "salesperson", "grandchild", "lady", "boy", "wife", "hero", "monarch")]
     ['women', 'police officers', 'salespeople', 'grandchildren', 'ladies', 'boys', 'wives', 'heroes', 'monarchs']
     """
-    for end, instead in (("person", "people"), ("man", "men"), ("child", "children"), ("wife", "wives"), ("hero", "heroes"), ("arch", "archs")):
+    for end, instead in (
+        ("person", "people"),
+        ("persons", "people"),
+        ("man", "men"),
+        ("child", "children"),
+        ("wife", "wives"),
+        ("hero", "heroes"),
+        ("arch", "archs"),
+    ):
         if word.endswith(end):
             return word.removesuffix(end) + instead
     if word.endswith("y") and word[-2] not in "aeiou":
