@@ -76,6 +76,13 @@ def test_a_calibration_of_other_weights_is_passed_over_with_a_warning(tmp_path, 
         assert Captioner.load(tmp_path / "captioner").confidence is None
 
 
+def test_a_damaged_calibration_is_passed_over_with_a_warning_and_can_be_made_again(tmp_path, calibrated):
+    calibrated.save(tmp_path / "captioner")
+    (tmp_path / "captioner/confidence.json").write_text("{")
+    with pytest.warns(UserWarning, match=r"cannot be used.*Calibrate again.*no confidence until then"):
+        assert Captioner.load(tmp_path / "captioner").confidence is None
+
+
 def test_captions_get_confidence_from_the_decoding_that_was_calibrated_and_from_no_other(calibrated):
     vectors = torch.randn(5, 16)
     captions = calibrated.caption_embeddings(vectors)

@@ -75,6 +75,16 @@ def test_a_photo_that_cannot_be_opened_is_an_image_error(tiny_captioner, tmp_pat
         tiny_captioner.caption([tmp_path / "gone.jpg"])
 
 
+def test_one_path_is_no_list_of_photos_and_a_clip_may_be_paths(tiny_captioner, tmp_path):
+    paths = []
+    for name, colour in (("a", "red"), ("b", "blue")):
+        Image.new("RGB", (20, 20), colour).save(tmp_path / f"{name}.png")
+        paths.append(str(tmp_path / f"{name}.png"))
+    with pytest.raises(SettingError, match="takes a list of photos and clips, and one path came"):
+        tiny_captioner.caption(paths[0])
+    assert tiny_captioner.caption([paths]) == tiny_captioner.caption([[Image.open(path) for path in paths]])
+
+
 def test_a_captioner_refuses_a_backbone_that_is_not_its_own(tmp_path, tiny_captioner):
     tiny_captioner.save(tmp_path / "saved")
     config = json.loads((tmp_path / "saved/config.json").read_text())

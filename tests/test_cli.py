@@ -142,7 +142,7 @@ def test_an_interrupted_run_keeps_what_was_captioned(captioner_folder, tmp_path)
     [
         (("caption", "photo.jpg"), "capdec.captioner.Captioner.load", "Interrupted."),
         (("evaluate", "--dataset", "photos.tar", "--output", "out"), "capdec.evaluate.evaluate", "out holds what was done. Run the same command"),
-        (("sweep", "captions.txt", "--output", "out"), "capdec.sweep.sweep", "out holds the finished runs"),
+        (("sweep", "captions.txt", "--output", "out"), "capdec.sweep.sweep", "out holds what was done"),
     ],
 )
 def test_ctrl_c_ends_any_command_with_status_130_and_a_line_that_says_what_is_there(run, monkeypatch, command, works, said):

@@ -247,3 +247,30 @@ def test_letters_with_marks_are_letters(tmp_path):
     (tmp_path / "c.jsonl").write_text(json.dumps({"captions": said}) + "\n", encoding="utf-8")
     prepare([str(tmp_path / "c.jsonl")], tmp_path / "out.jsonl", language="hi")
     assert texts_of(tmp_path / "out.jsonl") == [said[0], "Ein Mann fährt über die Straße.", said[2]]
+
+
+def test_words_that_a_line_cuts_are_whole_where_the_text_has_them_whole_and_only_italics_lose_their_marks():
+    text = "A dog sat near the win-\ndow, and a cat at another window of a well-\nknown house. The cat_and_dog slept, _all_ day."
+    first, second = cut_sentences(text)
+    assert first == "A dog sat near the window, and a cat at another window of a well-known house."
+    assert second == "The cat_and_dog slept, all day."
+
+
+def test_what_python_gives_wrong_is_an_error_and_one_path_is_one_input(tmp_path, captions_file):
+    assert prepare(str(captions_file), tmp_path / "out.jsonl")["inputs"] == [str(captions_file)]
+    with pytest.raises(SettingError, match="visual is nouns, likeness, none; 'nuons' came"):
+        prepare(str(captions_file), tmp_path / "out.jsonl", visual="nuons")
+    with pytest.raises(SettingError, match="the fewest and the most of a text; 4 came"):
+        prepare(str(captions_file), tmp_path / "out.jsonl", words=(4,))
+
+
+def test_sentences_of_another_language_are_not_judged_by_english_nouns(tmp_path):
+    (tmp_path / "buch.txt").write_text("Der Mann stand vor dem alten Haus. Ein Hund lief über die Wiese.", encoding="utf-8")
+    with pytest.raises(SettingError, match="do not look it: say their --language"):
+        prepare([str(tmp_path / "buch.txt")], tmp_path / "out.jsonl", sentences=True)
+
+
+def test_halves_of_characters_are_left_out(tmp_path):
+    (tmp_path / "c.jsonl").write_text('{"captions": ["a dog \\ud83d runs on grass", "a \\ud83d\\ude00 cat"]}\n')
+    prepare([str(tmp_path / "c.jsonl")], tmp_path / "out.jsonl")
+    assert texts_of(tmp_path / "out.jsonl") == ["a dog  runs on grass"]

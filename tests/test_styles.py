@@ -48,7 +48,7 @@ def test_one_captioner_learns_several_styles_and_is_asked_for_one(tmp_path, tiny
     vectors = captioner.backbone.encode_text(["a man runs on grass", "two dogs look up"])
     assert all(caption.text.startswith("wow") for caption in captioner.caption_embeddings(vectors, Decoding(style="loud")))
     assert not any("wow" in caption.text for caption in captioner.caption_embeddings(vectors))
-    with pytest.raises(SettingError, match=r"no style 'quiet'\. It has loud"):
+    with pytest.raises(SettingError, match=r"no style 'quiet'\. It has loud, and a plain one"):
         captioner.caption_embeddings(vectors, Decoding(style="quiet"))
     assert "plain, loud" in (tmp_path / "run/README.md").read_text()
 
@@ -185,7 +185,8 @@ def test_a_style_and_a_length_that_are_not_learned_are_no_captioners_own(tmp_pat
     decoding = {"style": "loud", "length": "short"}
     begun = train(captions, tmp_path / "begin", training={**plan, "lengths": True}, decoding=decoding, **made)
     assert (begun.decoding.style, begun.decoding.length) == ("loud", "short")
-    plain = train(str(captions_file), tmp_path / "plain", start=str(tmp_path / "begin"), training=plan)
+    with pytest.warns(UserWarning, match="will forget them: loud"):
+        plain = train(str(captions_file), tmp_path / "plain", start=str(tmp_path / "begin"), training=plan)
     assert plain.decoding == Decoding() and plain.caption_embeddings(torch.randn(1, 16)), "what it has from the captioner it begins with"
     with pytest.raises(SettingError, match="'loud' is no style of these captions"):
         train(str(captions_file), tmp_path / "named", start=str(tmp_path / "begin"), training=plan, decoding=decoding)

@@ -291,6 +291,32 @@ def test_a_run_killed_twice_ends_with_the_weights_of_an_undisturbed_one(tmp_path
     assert strip[0] == strip[1]
 
 
+def test_ctrl_c_waits_for_the_step_and_loses_nothing(tmp_path, tiny_backbone, captions_file, monkeypatch):
+    import os
+    import signal
+
+    from capdec import train as module
+
+    plan = {"backbone": tiny_backbone, "bridges": NOISE, "decoder": DECODER, "training": FAST}
+    train(str(captions_file), tmp_path / "whole", **plan)
+    take, taken = module._step, []
+
+    def step(*given):
+        taken.append(0)
+        if len(taken) == 3:
+            os.kill(os.getpid(), signal.SIGINT)
+        return take(*given)
+
+    monkeypatch.setattr(module, "_step", step)
+    with pytest.raises(KeyboardInterrupt):
+        train(str(captions_file), tmp_path / "cut", **plan)
+    assert len(taken) == 3 and signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    train(str(captions_file), tmp_path / "cut", **plan)
+    assert len(taken) == FAST["steps"], "none is taken twice"
+    whole, cut = (_weights(tmp_path / name) for name in ("whole", "cut"))
+    assert all(torch.equal(cut[name], tensor) for name, tensor in whole.items())
+
+
 def test_two_processes_train_what_one_does(tmp_path, tiny_backbone, captions_file):
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
     still = {**DECODER, "dropout": 0.0}

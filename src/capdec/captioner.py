@@ -32,7 +32,7 @@ from capdec.confidence import FILE as CONFIDENCE
 from capdec.confidence import NEAREST, Confidence, agreement, things
 from capdec.corpus import encode_photos
 from capdec.errors import DataError, ImageError, MismatchError, MissingExtra, SettingError
-from capdec.images import upright
+from capdec.images import open_image, upright
 from capdec.language import reads
 from capdec.memory import Memory
 from capdec.nearest import nearest
@@ -129,20 +129,22 @@ class Captioner:
 
     def caption(
         self,
-        images: Iterable[Image | Sequence[Image] | str | Path],
+        images: Iterable[Image | Sequence[Image | str | Path] | str | Path],
         decoding: Decoding | None = None,
         batch: int = 32,
         start: int = 0,
         frames: int = 8,
         pooling: str = "mean",
     ) -> list[Caption]:
-        """The best caption of each photo (a PIL image, a path or a URL) or clip (a sequence of PIL images, or a video's path, from which `frames` are
+        """The best caption of each photo (a PIL image, a path or a URL) or clip (a sequence of photos, or a video's path, from which `frames` are
         taken), with what else `decoding.captions` asks for as `alternatives`. `start` is the place of the first photo where this call is one of
         many: random draws belong to a place, whatever the batches.
 
         What is told of a clip is, as in DeCap (Li et al. 2023), by `pooling`: "mean", of its frames' embeddings (of unit length), which then crosses
         the bridges as a photo's does; "projected", the mean of what each frame becomes across the bridges. Raises ImageError at the first that cannot
         be opened, MissingExtra for a video without PyAV, SettingError for another pooling."""
+        if isinstance(images, str | Path):
+            raise SettingError(f"caption takes a list of photos and clips, and one path came: [{str(images)!r}], say.")
         if pooling not in POOLINGS:
             raise SettingError(f"pooling = {pooling!r}; it is one of {', '.join(POOLINGS)}.")
         found: list[Caption] = []
@@ -244,7 +246,8 @@ class Captioner:
         require_reader(decoding, self.backbone, self.language)
         if decoding.style and decoding.style not in self.styles:
             learned = ", ".join(style for style in self.styles if style) or "none: train it on captions whose tables name one (as = ...)"
-            raise SettingError(f"this captioner has no style {decoding.style!r}. It has {learned}.")
+            plain = ", and a plain one where none is asked for" if "" in self.styles else ""
+            raise SettingError(f"this captioner has no style {decoding.style!r}. It has {learned}{plain}.")
         if decoding.length and not self.lengths:
             raise SettingError("this captioner did not learn lengths (training.lengths = true). Any takes min_tokens, max_tokens and length_penalty.")
 
@@ -368,10 +371,11 @@ class Captioner:
         decoding = Decoding(**config["decoding"])
         normalize = config.get("normalize", True)
         styles, lengths, language = config.get("styles", ()), config.get("lengths"), config.get("language", "en")
-        made = cls(
-            backbone, bridges, decoder.eval().to(device), spec, decoding, text, given, recipe, normalize, styles, lengths, language,
-            Confidence.read(folder),
-        )  # fmt: skip
+        made = cls(backbone, bridges, decoder.eval().to(device), spec, decoding, text, given, recipe, normalize, styles, lengths, language)
+        try:
+            made.confidence = Confidence.read(folder)
+        except DataError as error:
+            warnings.warn(f"{error} Captions have no confidence until then.", stacklevel=2)
         if made.confidence is not None and made.confidence.record.get("captioner", made.fingerprint) != made.fingerprint:
             warnings.warn(f"{folder / CONFIDENCE} was calibrated for other weights and is passed over: calibrate again, or delete it.", stacklevel=2)
             made.confidence = None
@@ -439,11 +443,11 @@ def require_reader(decoding: Decoding, backbone: Backbone, language: str) -> Non
         )
 
 
-def _opened(image: Image | Sequence[Image] | str | Path, frames: int) -> list[Image]:
+def _opened(image: Image | Sequence[Image | str | Path] | str | Path, frames: int) -> list[Image]:
     """A photo as one frame, a clip as several. Raises ImageError for a clip of none."""
     if isinstance(image, str | Path):
         return open_visual(image, frames)
-    photos = [upright(frame) for frame in ([image] if isinstance(image, Image) else image)]
+    photos = [upright(frame) if isinstance(frame, Image) else open_image(frame) for frame in ([image] if isinstance(image, Image) else image)]
     if not photos:
         raise ImageError("a clip without a frame came. Give at least one image.")
     return photos

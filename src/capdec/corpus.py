@@ -14,6 +14,7 @@ import itertools
 import json
 import os
 import warnings
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from copy import copy
 from dataclasses import dataclass, field, replace
@@ -41,12 +42,14 @@ TEXTS = 4096  # at a time to a backbone, which puts like lengths together: the m
 
 @dataclass(frozen=True)
 class Pairs:
-    """Text alone: what is embedded, what is learned, of which photo it speaks, and in which style, where there are several."""
+    """Text alone: what is embedded, what is learned, of which photo it speaks, and in which style, where there are several; and how many captions
+    were left out when it was read, since no source is of their photo."""
 
     sources: list[str]
     targets: list[str]
     image_ids: list[str | None]
     styles: list[str] | None = None
+    unjoined: int = 0
 
     def __len__(self) -> int:
         return len(self.targets)
@@ -145,17 +148,20 @@ def dataset_part(path: str) -> str:
 
 def read_pairs(targets: Dataset, sources: Dataset | None = None) -> Pairs:
     """Every caption of `targets`. Its source is itself, or what the dataset says; with `sources`, a caption there of the same image, all of them in
-    turn: one target of a photo with five sources makes five pairs. Raises DataError where nothing is left."""
-    pairs, styles = Pairs([], [], []), []
+    turn: one target of a photo with five sources makes five pairs. Warns of captions that have no source. Raises DataError where nothing is left, or
+    nothing of a style."""
+    pairs, styles, unjoined = Pairs([], [], []), [], Counter[str]()
     others: dict[str, tuple[str, ...]] = {}
-    for (key, _), example in _photo_by_photo(sources or ()).items():
-        others[key] = (*others.get(key, ()), *example.captions)
-    for example in targets if sources is None else _photo_by_photo(targets).values():
+    for example in _photo_by_photo(sources or ()):
+        if example.image_id is not None:
+            others[example.image_id] = (*others.get(example.image_id, ()), *example.captions)
+    for example in targets if sources is None else _photo_by_photo(targets):
         said, found = example.captions, example.sources or example.captions
         if sources is not None:
             found = others.get(example.image_id or "", ())
+            unjoined[example.style] += 0 if found else len(said)
         for index in range(max(len(said), len(found)) if said and found else 0):
-            source, target = found[index % len(found)].strip(), said[index % len(said)].strip()
+            source, target = whole(found[index % len(found)]).strip(), whole(said[index % len(said)]).strip()
             if source and target:
                 pairs.sources.append(source)
                 pairs.targets.append(target)
@@ -163,16 +169,24 @@ def read_pairs(targets: Dataset, sources: Dataset | None = None) -> Pairs:
                 styles.append(example.style)
     if not pairs:
         raise DataError("the corpus is empty: no captions were read" + (", or no image_id is in both files." if sources is not None else "."))
-    return replace(pairs, styles=styles) if any(styles) else pairs
+    if lost := [style or "without a name" for style in unjoined.keys() - set(styles)]:
+        raise DataError(f"of the style {lost[0]!r} no caption has a source: no image_id of its own is among the sources'. Are they written alike?")
+    if left := unjoined.total():
+        warnings.warn(f"{left} captions are of no photo that the sources speak of, and are left out. {len(pairs)} pairs are there.", stacklevel=2)
+    return replace(pairs, styles=styles if any(styles) else None, unjoined=left)
 
 
-def _photo_by_photo(examples: Iterable[Example]) -> dict[tuple[str, str], Example]:
-    """By image_id and style: a photo's captions may come a row each."""
-    found: dict[tuple[str, str], list[str]] = {}
+def whole(text: str) -> str:
+    """Without halves of characters, which JSON can hold and no tokenizer reads."""
+    return text if text.isascii() else text.encode("utf-8", "ignore").decode()
+
+
+def _photo_by_photo(examples: Iterable[Example]) -> list[Example]:
+    """A photo's captions may come a row each; together are those in one style."""
+    found: dict[tuple[str | None, str], list[str]] = {}
     for example in examples:
-        if example.image_id is not None:
-            found.setdefault((example.image_id, example.style), []).extend(example.captions)
-    return {key: Example(tuple(captions), key[0], style=key[1]) for key, captions in found.items()}
+        found.setdefault((example.image_id, example.style), []).extend(example.captions)
+    return [Example(tuple(captions), image_id, style=style) for (image_id, style), captions in found.items()]
 
 
 class Embeddings:

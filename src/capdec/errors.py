@@ -43,6 +43,12 @@ class DataError(CapdecError, ValueError):
     """A file of captions, embeddings or weights that cannot be used."""
 
 
+def not_utf8(where: str, error: UnicodeDecodeError) -> DataError:
+    """What to do about it."""
+    written_in = "UTF-16" if error.object[:2] in (b"\xff\xfe", b"\xfe\xff") else "CP1252"  # Windows' two
+    return DataError(f"{where} is not UTF-8 ({error.reason}). Convert the file: iconv -f {written_in} -t UTF-8.")
+
+
 class ImageError(CapdecError):
     """One photo that cannot be opened or is refused."""
 

@@ -20,7 +20,7 @@ import warnings
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from jaxtyping import Float
@@ -30,14 +30,14 @@ from capdec import recipe
 from capdec.checkpoint import replacing, write_json
 from capdec.corpus import Pairs, Spec, open_dataset, read_pairs
 from capdec.datasets.jsonl import JSONL
-from capdec.errors import DataError, MissingExtra, SettingError
+from capdec.errors import DataError, MissingExtra, SettingError, not_utf8
 from capdec.gender import coin, rewrite
 from capdec.nearest import nearest
 from capdec.nouns import nouns
 from capdec.progress import Progress
 from capdec.protocols import Backbone
 
-Visual = Literal["nouns", "likeness", "none"]
+VISUAL = ("nouns", "likeness", "none")
 
 WORDS = (4, 20)
 SHARE, NEAR = 0.5, 95.0
@@ -50,17 +50,19 @@ WORD = re.compile(r"[^\W_]+(?:[-'’][^\W_]+)*")
 ODD = re.compile(rf"[^\w\s{MARKS}]|_|\w://|www\.")
 END = re.compile(r"[.!?…।。！？]['\"’”»)]*$")
 VERSE = re.compile(r"(?:^[ \t]*[1-3]?[A-Z][A-Za-z]+|\A\s*)\d+:\d+[ \t]+", re.MULTILINE)  # Ge1:2 where a line begins, 1:2 where a paragraph does
-ENGLISH = frozenset(("a", "the", "is", "are", "of", "and", "with"))
+ITALICS = re.compile(r"(?<![^\W_])_([^_]+)_(?![^\W_])")
+CUT = re.compile(r"([^\W\d_]+)[-–—]\n\s*([^\W\d_]*)")  # a word where a line ends
+ENGLISH = frozenset(("a", "the", "is", "are", "of", "and", "with", "to", "it", "they", "them"))
 GUTENBERG = re.compile(r"\*\*\* ?START OF [^\n]*\*\*\*(.*?)\*\*\* ?END OF ", re.DOTALL)
 
 
 def prepare(
-    inputs: Sequence[str],
+    inputs: str | Sequence[str],
     output: str | Path,
     *,
     sentences: bool | None = None,
-    words: tuple[int, int] | None = None,
-    visual: Visual | None = None,
+    words: Sequence[int] | None = None,
+    visual: str | None = None,
     mix: Spec | None = None,
     share: float | None = None,
     backbone: Backbone | None = None,
@@ -86,6 +88,7 @@ def prepare(
 
     Raises SettingError for what cannot be asked, MissingExtra without syntok, DataError for a file that cannot be used, or where nothing is left.
     """
+    inputs = [inputs] if isinstance(inputs, str) else inputs
     if not inputs:
         raise SettingError("there is nothing to prepare: name a text, or a file of captions.")
     if sentences is None and (untold := [path for path in inputs if path.lower().endswith(".txt")]):
@@ -96,8 +99,10 @@ def prepare(
         raise SettingError("near is what likeness asks: take that criterion (--visual likeness), or leave it out.")
     share, near = SHARE if share is None else share, NEAR if near is None else near
     words, visual = words or (WORDS if sentences else (1, 1_000)), visual or ("nouns" if sentences else "none")
-    if not 1 <= words[0] <= words[1]:
-        raise SettingError(f"words are the fewest and the most of a text; {words[0]} and {words[1]} came.")
+    if len(words) != 2 or not 1 <= words[0] <= words[1]:
+        raise SettingError(f"words are the fewest and the most of a text; {' and '.join(map(str, words))} came.")
+    if visual not in VISUAL:
+        raise SettingError(f"visual is {', '.join(VISUAL)}; {visual!r} came.")
     if not 0 < share <= 1 or not 0 < near <= 100:
         raise SettingError(f"share is above 0 and at most 1, near in percent above 0 and at most 100; {share} and {near} came.")
     if visual == "nouns" and language != "en":
@@ -114,6 +119,8 @@ def prepare(
     read = _read(inputs, bool(sentences))
     if not read:
         raise DataError(f"{', '.join(inputs)}: no sentence was found there. Is it text?")
+    if visual == "nouns" and not _looks_english(read.targets):
+        raise SettingError("the lexicon of visible things is English, and these texts do not look it: say their --language, or --visual none.")
     if recase:
         read = _changed(read, _recaser(read.targets))
     if gender:
@@ -188,7 +195,7 @@ def _running(path: Path) -> str:
         raise DataError(f"{path} cannot be read: {error.strerror}. Name a text file.") from error
     except UnicodeDecodeError as error:
         line = content.count(b"\n", 0, error.start) + 1
-        raise DataError(f"{path}:{line} is not UTF-8 ({error.reason}). Convert the file: iconv -f CP1252 -t UTF-8.") from error
+        raise not_utf8(f"{path}:{line}", error) from error
     text = text.replace("\r\n", "\n")
     if not text.strip():
         raise DataError(f"{path} holds no text: it is empty.")
@@ -198,7 +205,8 @@ def _running(path: Path) -> str:
 
 def cut_sentences(text: str) -> Iterator[str]:
     """The sentences of running text, its lines joined and its paragraphs (between blank lines) apart, by syntok: English, German and Spanish. Numbers
-    of verses and _marks of italics_ are dropped, and so are quotation marks whose other half is in another sentence.
+    of verses and _marks of italics_ are dropped, and so are quotation marks whose other half is in another sentence. A word that the end of a line
+    cuts is whole again where the text has it whole.
 
     >>> list(cut_sentences('1:1 "Look, Mr.\\nKnightley!  A dog. It runs," she\\n_cried_.'))
     ['Look, Mr. Knightley!', 'A dog.', 'It runs, she cried.']
@@ -207,11 +215,17 @@ def cut_sentences(text: str) -> Iterator[str]:
         from syntok import segmenter
     except ImportError as error:
         raise MissingExtra("syntok", "text", "cutting text into sentences") from error
+    known = set(WORD.findall(text))
+
+    def mended(cut: re.Match[str]) -> str:
+        """win-dow, where the text has a window; well-known stays."""
+        return cut[1] + cut[2] if cut[1] + cut[2] in known and cut[0][len(cut[1])] == "-" else cut[0].replace("\n", "").replace(" ", "")
+
     for paragraph in re.split(r"\n\s*\n", text):
-        joined = " ".join(re.sub(r"([-–—])\n\s*", r"\1", VERSE.sub("", paragraph)).split())
+        joined = " ".join(re.sub(r"([-–—])\n\s*", r"\1", CUT.sub(mended, VERSE.sub("", paragraph))).split())
         for part in segmenter.analyze(joined):
             for tokens in part:
-                sentence = re.sub(r"_([^_]+)_", r"\1", "".join(token.spacing + token.value for token in tokens)).strip(" -–—")
+                sentence = ITALICS.sub(r"\1", "".join(token.spacing + token.value for token in tokens)).strip(" -–—")
                 for marks in PAIRED:
                     if sum(sentence.count(mark) for mark in marks) % 2:
                         sentence = sentence.translate(dict.fromkeys(map(ord, marks))).strip()
@@ -254,11 +268,11 @@ def _recaser(texts: Sequence[str]) -> Callable[[str], str]:
 
 
 def _looks_english(texts: Sequence[str]) -> bool:
-    """A quarter of them has one of the words that most English captions have. Of Flickr8k's 96 % do, of Multi30k's German ones 0.04 %."""
+    """A quarter of them has one of the words that most English captions have. Of Flickr8k's 96 % do, of Multi30k's German ones 0.06 %."""
     return sum(bool(ENGLISH & {word.lower() for word in WORD.findall(text)}) for text in texts) >= len(texts) / 4
 
 
-def _faults(texts: Pairs, words: tuple[int, int], whole: bool) -> tuple[dict[str, str], list[str | None]]:
+def _faults(texts: Pairs, words: Sequence[int], whole: bool) -> tuple[dict[str, str], list[str | None]]:
     """What each reason means, and for each text the first that speaks against it. `whole`: it has to be a sentence."""
     reasons = {
         "odd characters": "no letter, an address, or characters that are no letters, digits or usual punctuation",
@@ -287,7 +301,7 @@ def _letters(text: str) -> str:
     return text if text.isascii() else "".join(one for one in text if unicodedata.category(one)[0] != "M" and one not in "\u200c\u200d")
 
 
-def _visible(texts: Sequence[str], visual: Visual, plain: Pairs, backbone: Backbone | None, near: float) -> tuple[list[bool], str]:
+def _visible(texts: Sequence[str], visual: str, plain: Pairs, backbone: Backbone | None, near: float) -> tuple[list[bool], str]:
     """Whether each text passes, and the criterion in words."""
     if visual == "nouns":
         return [bool(nouns(word.lower() for word in WORD.findall(text))) for text in texts], "it names nothing of the lexicon of visible things"

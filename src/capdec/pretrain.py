@@ -27,7 +27,7 @@ from tokenizers import Tokenizer
 from torch import Tensor, nn
 
 from capdec.backbones.mini import DualEncoder, as_pixels, encode_tokens, save_mini
-from capdec.checkpoint import load_module, load_state, read_tensors, replacing, save_state, write_json
+from capdec.checkpoint import between_steps, load_module, load_state, read_tensors, replacing, save_state, write_json
 from capdec.errors import DataError
 from capdec.nearest import recall
 from capdec.parts import load_object
@@ -218,25 +218,29 @@ class Stages:
             if freeze_statistics and isinstance(layer, nn.BatchNorm2d):
                 layer.eval()
         saved = time.monotonic()
-        while step < steps:
-            warm, done = max(1, steps // 20), step / steps
-            for group, rate in zip(optimizer.param_groups, rates, strict=True):
-                group["lr"] = rate * min((step + 1) / warm, 0.5 * (1 + float(np.cos(np.pi * done))))
-            torch.manual_seed(self.identity["seed"] * 1_000_003 + step)  # dropout
-            with torch.autocast(self.device.split(":")[0], self.dtype, enabled=self.dtype != torch.float32):
-                loss = loss_of(step)
-            optimizer.zero_grad(set_to_none=True)
-            loss.backward()
-            nn.utils.clip_grad_norm_(parameters, 5.0)
-            optimizer.step()
-            step += 1
-            if step % 20 == 0 or step == steps:
-                print(
-                    json.dumps({"stage": name, "step": step, "of": steps, "loss": round(loss.item(), 4), "time": round(time.time(), 1)}), flush=True
-                )
-            if time.monotonic() - saved > self.seconds or step == steps:
-                save_state(path, self.student, optimizer, step, self.identity)
-                saved = time.monotonic()
+        with between_steps() as interrupted:
+            while step < steps:
+                warm, done = max(1, steps // 20), step / steps
+                for group, rate in zip(optimizer.param_groups, rates, strict=True):
+                    group["lr"] = rate * min((step + 1) / warm, 0.5 * (1 + float(np.cos(np.pi * done))))
+                torch.manual_seed(self.identity["seed"] * 1_000_003 + step)  # dropout
+                with torch.autocast(self.device.split(":")[0], self.dtype, enabled=self.dtype != torch.float32):
+                    loss = loss_of(step)
+                optimizer.zero_grad(set_to_none=True)
+                loss.backward()
+                nn.utils.clip_grad_norm_(parameters, 5.0)
+                optimizer.step()
+                step += 1
+                if step % 20 == 0 or step == steps:
+                    print(
+                        json.dumps({"stage": name, "step": step, "of": steps, "loss": round(loss.item(), 4), "time": round(time.time(), 1)}),
+                        flush=True,
+                    )
+                if time.monotonic() - saved > self.seconds or step == steps or interrupted():
+                    save_state(path, self.student, optimizer, step, self.identity)
+                    saved = time.monotonic()
+                if interrupted():
+                    raise KeyboardInterrupt
 
 
 def contrast(first: Tensor, second: Tensor, log_scale: Tensor) -> Tensor:

@@ -29,7 +29,7 @@ from torch import Tensor, nn
 
 from capdec import parts, recipe
 from capdec.captioner import CARD, Captioner
-from capdec.checkpoint import Record, load_state, replacing, save_state, write_json
+from capdec.checkpoint import Record, between_steps, load_state, replacing, save_state, write_json
 from capdec.corpus import Corpus, Photos, Spec, embed, embed_photos, open_dataset, read_pairs
 from capdec.errors import SettingError
 from capdec.language import reads
@@ -212,15 +212,17 @@ class _Refinement:
         step = load_state(state, self.models, self.optimizer, identity) if state.is_file() else 0
         record.forget_after(step)
         saved = time.monotonic()
-        with Progress("refining", self.plan.steps, start=step) as progress:
+        with Progress("refining", self.plan.steps, start=step) as progress, between_steps() as interrupted:
             while step < self.plan.steps:
                 figures = self.step(step)
                 step += 1
                 progress.update(step, f"CLIP {figures['clip']:.3f}, taken for a person's {figures['person']:.2f}")
                 record.add({"step": step, **{name: round(value, 5) for name, value in figures.items()}, "time": round(time.time(), 2)})
-                if step == self.plan.steps or time.monotonic() - saved > 60 * minutes:
+                if step == self.plan.steps or interrupted() or time.monotonic() - saved > 60 * minutes:
                     save_state(state, self.models, self.optimizer, step, identity)
                     saved = time.monotonic()
+                if interrupted():
+                    raise KeyboardInterrupt
         self.models.eval()
 
     def step(self, step: int) -> dict[str, float]:

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from capdec import bootstrap, parts
-from capdec.corpus import open_dataset
+from capdec.corpus import open_dataset, whole
 from capdec.errors import DataError, MismatchError, SettingError, brief
 from capdec.protocols import Backbone, Dataset, Example, Metric, Predictions, Score
 
@@ -112,7 +112,7 @@ def read_references(dataset: Dataset) -> dict[str, Example]:
             raise DataError(f"references need image ids and texts, and {example.image_id or 'an example'} lacks one.")
         if example.image_id in examples:
             doubled.append(example.image_id)
-        examples[example.image_id] = example
+        examples[example.image_id] = replace(example, captions=tuple(map(whole, example.captions)))
     if doubled:
         raise DataError(f"the references have {_listed(doubled)} more than once: ids must be unique.")
     return examples

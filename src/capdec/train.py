@@ -11,6 +11,7 @@ batches of one.
 import copy
 import math
 import time
+import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
@@ -25,7 +26,18 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from capdec import confidence, generation, parts, recipe
 from capdec.captioner import CARD, Captioner, embedded, located, prompt, require_reader, text_and_given
-from capdec.checkpoint import Record, load_module, load_state, module_tensors, read_tensors, replacing, save_state, write_json, write_tensors
+from capdec.checkpoint import (
+    Record,
+    between_steps,
+    load_module,
+    load_state,
+    module_tensors,
+    read_tensors,
+    replacing,
+    save_state,
+    write_json,
+    write_tensors,
+)  # fmt: skip
 from capdec.corpus import Corpus, Embeddings, Pairs, Photos, Spec, embed, embed_photos, open_dataset, read_pairs, told_from_photos
 from capdec.errors import MissingExtra, SettingError
 from capdec.language import reads, tokenizer
@@ -179,8 +191,11 @@ def train(
         raise SettingError("training.norms choose among the corpus' texts: they go neither with paired_photos nor with a memory of its own folder.")
     text = [open_dataset(captions), *([open_dataset(sources)] if sources not in (None, SIBLINGS) else [])]
     pairs = read_pairs(*text)
+    unjoined = pairs.unjoined
     pairs = pairs.at_most(plan.captions, plan.seed) if plan.captions else pairs
     decoding_plan = _learned(decoding_plan, decoding or {}, pairs.known_styles, plan.lengths)
+    if begun and (lost := sorted({*filter(None, begun.styles)} - {*pairs.known_styles})):
+        warnings.warn(f"{start} knows styles that are not among these captions, and will forget them: {', '.join(lost)}.", stacklevel=2)
     store = Path(embeddings or folder / "embeddings")
     if paired_photos is not None:
         corpus = told_from_photos(pairs, *_photos(paired_photos, backbone_part, store / "paired_photos", worker))
@@ -234,8 +249,8 @@ def train(
     captioner.confidence = confidence.learned(folder, captioner.fingerprint)  # of a run that had ended here
     if worker.is_first:
         report = {
-            "captions": len(corpus), "left_out_by_norm": len(pairs) - len(corpus) if plan.norms else 0, "learned_from": len(learn),
-            "held_out": len(held), "noise": choice, "recipe": {**given, "bridges": resolved},
+            "captions": len(corpus), "without_source": unjoined, "left_out_by_norm": len(pairs) - len(corpus) if plan.norms else 0,
+            "learned_from": len(learn), "held_out": len(held), "noise": choice, "recipe": {**given, "bridges": resolved},
             "log_prob_of_held_out": data.evaluate(model, built, plan), "parameters": sum(p.numel() for p in model.parameters()), **recipe.origin(),
         }  # fmt: skip
         captioner.save(folder)
@@ -543,7 +558,8 @@ def _optimise(
     for _ in range(step):
         next(batches)
     saved = time.monotonic()
-    with Progress(name, plan.steps, worker.is_first, start=step) as progress:
+    alone: AbstractContextManager[Callable[[], bool]] = between_steps() if worker.processes == 1 else nullcontext(lambda: False)
+    with Progress(name, plan.steps, worker.is_first, start=step) as progress, alone as interrupted:
         while step < plan.steps:
             for group in optimizer.param_groups:
                 group["lr"] = plan.rate(step)
@@ -559,9 +575,11 @@ def _optimise(
                     write_tensors(best_file, module_tensors(decoder))
             if worker.is_first:
                 record.add(line)
-                if evaluated or time.monotonic() - saved > 60 * minutes:
+                if evaluated or interrupted() or time.monotonic() - saved > 60 * minutes:
                     save_state(state, decoder, optimizer, step, identity)
                     saved = time.monotonic()
+            if interrupted():
+                raise KeyboardInterrupt
     worker.wait()
     if plan.keep == "best" and best_file.is_file():
         load_module(decoder, read_tensors(best_file)[0], best_file)
@@ -618,14 +636,15 @@ def _step(wrapped: Any, optimizer: Any, rows: Tensor, step: int, data: _Data, br
 def card(report: dict[str, Any], captioner: Captioner) -> str:
     """The model card: what it learned from, how, and what was measured."""
     noise, held = report["noise"], report["log_prob_of_held_out"]
-    given, left_out = report["recipe"], report["left_out_by_norm"]
+    given = report["recipe"]
+    left_out = [(report["left_out_by_norm"], "left out by their norm"), (report["without_source"], "of photos that no source speaks of")]
     return f"""{CARD}
 # A captioner trained from text alone
 
 | | |
 |---|---|
 | text | {_said(given["captions"])}{f", told from {_said(given['sources'])}" if given["sources"] else ""}. Language: {captioner.language} |
-| captions | {report["learned_from"]} learned from, {report["held_out"]} held out{f", {left_out} left out by their norm" if left_out else ""} |
+| captions | {report["learned_from"]} learned from, {report["held_out"]} held out{"".join(f", {count} {why}" for count, why in left_out if count)} |
 {f"| begins as | {given['start']}; what learned: {given['training']['learn']} |" + chr(10) if given["start"] else ""}\
 {f"| styles | {', '.join(style or 'plain' for style in captioner.styles)} |" + chr(10) if captioner.styles else ""}\
 | backbone | {_said(captioner.spec["backbone"])} ({captioner.backbone.fingerprint}), frozen |

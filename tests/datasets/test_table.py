@@ -101,3 +101,11 @@ def test_reading_twice_gives_the_same(tmp_path):
     dataset = Table.tiny(tmp_path)
     assert list(dataset) == list(dataset) and len(list(dataset)) == 2
     assert Table.recognises("a.PARQUET") and not Table.recognises("a.txt")
+
+
+def test_a_header_of_semicolons_parts_cells_by_semicolons_and_another_encoding_is_named(tmp_path):
+    (tmp_path / "c.csv").write_text('image_id;caption\n1;a dog, and a cat\n2;"a; b"\n')
+    assert [example.captions for example in Table(tmp_path / "c.csv")] == [("a dog, and a cat",), ("a; b",)]
+    (tmp_path / "c.csv").write_text("image_id,caption\n1,ein Haus\n", encoding="utf-16")
+    with pytest.raises(DataError, match="iconv -f UTF-16"):
+        list(Table(tmp_path / "c.csv"))

@@ -81,7 +81,8 @@ def caption(
             elif record.error:
                 click.echo(f"failed: {record.path}: {record.error}", err=True)
     except KeyboardInterrupt:
-        click.echo(f"\nInterrupted after {done} photos" + (f"; their captions are in {part}." if part else "."), err=True)
+        kept = f"; their captions are in {part}, until the same command begins again. What is to go on: capdec bulk" if part else ""
+        click.echo(f"\nInterrupted after {done} photos{kept}.", err=True)
         raise SystemExit(130) from None
     if stream and part and output:
         stream.close()

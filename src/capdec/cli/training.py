@@ -89,7 +89,7 @@ def train(
     from capdec.train import train as run
 
     table.pop("evaluation", None)  # what `capdec evaluate --recipe` reads
-    with resumable(f"{output / 'training'} holds the last checkpoint"):
+    with resumable(f"{output} holds what was done"):
         captioner = run(**table, output=output, device=device, embeddings=embeddings, own_parts=own_parts)
     import torch.distributed as processes
 
@@ -214,7 +214,7 @@ def refine(
         raise SettingError(
             "name a captioner that was trained, and the text: capdec refine CAPTIONER captions.jsonl --output DIR, or both in a recipe."
         )
-    with resumable(f"{output / 'refining'} holds the last checkpoint"):
+    with resumable(f"{output} holds what was done"):
         made = run(**table, output=output, device=device, own_parts=own_parts)
     click.echo(f"Refined: {output}   given: {made.supervision.words()}")
 
@@ -273,7 +273,7 @@ def sweep(
     dataset = dataset_of(given) if given["dataset"] else None
     own = generation.changed(generation.settings(begun.get("decoding", {})), table.get("decoding", {}))
     asked = decoding_of(own, given)
-    with resumable(f"{output} holds the finished runs, and the last checkpoint of the one at work"):
+    with resumable(f"{output} holds what was done"):
         points = run(
             table, output, tried or None, seeds=[int(seed) for seed in seeds.split(",")], dataset=dataset, metric=metric,
             decoding=None if asked == own else asked, device=device, partial=given["partial"],
@@ -324,7 +324,9 @@ def pretrain(recipe_file: str, assignments: tuple[str, ...]) -> None:
     missing = [key for key, one in takes.items() if one.default is one.empty and not table.get(key)]
     if unknown or missing:
         raise SettingError(f"pretrain has no setting {unknown} and still needs {missing}; its settings: {', '.join(takes)}.")
-    for name, value in run(**table).items():
+    with resumable(f"{table['output']} holds what was done"):
+        measured = run(**table)
+    for name, value in measured.items():
         click.echo(f"{name:<24} {value:6.2f}")
 
 

@@ -1,12 +1,13 @@
 """A .csv, .tsv or .parquet file with a column of captions. A row's captions may be a list: a list column of Parquet, or JSON in a cell."""
 
 import csv
+import itertools
 import json
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from capdec.errors import DataError, MissingExtra, SettingError
+from capdec.errors import DataError, MissingExtra, SettingError, not_utf8
 from capdec.protocols import Example
 
 CAPTIONS = ("caption", "captions", "text", "sentence", "title")
@@ -15,9 +16,9 @@ IMAGE_IDS = ("image_id", "image", "file_name", "id")
 
 class Table:
     """`column` names the captions (default: the first there is of caption, captions, text, sentence, title), `delimiter` what parts the cells of a
-    text file (default: a tab in a .tsv, a comma elsewhere). Columns `source` and `target`, where there are both, are what is embedded and what is
-    learnt. The image's id is in image_id, image, file_name or id, where there is one. Rows without a caption are skipped. `dataset` and `split` say
-    what it is of.
+    text file (default: a tab in a .tsv; elsewhere a comma, or a semicolon where the header has that alone). Columns `source` and `target`, where
+    there are both, are what is embedded and what is learnt. The image's id is in image_id, image, file_name or id, where there is one. Rows without
+    a caption are skipped. `dataset` and `split` say what it is of.
 
     Raises DataError, naming the line, and MissingExtra for Parquet without pyarrow.
     """
@@ -38,7 +39,7 @@ class Table:
         self.column = column
         self.name = dataset
         self.split = split
-        self.delimiter = delimiter or ("\t" if self.path.suffix.lower() == ".tsv" else ",")
+        self.delimiter = delimiter or ("\t" if self.path.suffix.lower() == ".tsv" else None)
 
     @classmethod
     def recognises(cls, path: str | Path) -> bool:
@@ -71,7 +72,10 @@ class Table:
     def _delimited(self) -> Iterator[tuple[str, dict[str, Any]]]:
         try:
             with self.path.open("rb") as file:
-                rows = csv.reader(self._decoded(file), delimiter=self.delimiter, strict=True)
+                lines = self._decoded(file)
+                first = next(lines, "")
+                delimiter = self.delimiter or (";" if ";" in first and "," not in first else ",")
+                rows = csv.reader(itertools.chain([first], lines), delimiter=delimiter, strict=True)
                 header = next(rows, [])
                 roles = self._roles(header)
                 for cells in rows:
@@ -91,7 +95,7 @@ class Table:
             try:
                 yield line.decode("utf-8-sig" if number == 1 else "utf-8")
             except UnicodeDecodeError as error:
-                raise DataError(f"{self.path}:{number} is not UTF-8 ({error.reason}). Convert the file: iconv -f CP1252 -t UTF-8.") from error
+                raise not_utf8(f"{self.path}:{number}", error) from error
 
     def _parquet(self) -> Iterator[tuple[str, dict[str, Any]]]:
         try:

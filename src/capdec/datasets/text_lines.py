@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 from pathlib import Path
 
-from capdec.errors import DataError
+from capdec.errors import DataError, not_utf8
 from capdec.protocols import Example
 
 
@@ -38,7 +38,7 @@ class TextLines:
                     try:
                         yield " ".join(line.decode("utf-8-sig" if number == 1 else "utf-8").split())
                     except UnicodeDecodeError as error:
-                        raise DataError(f"{self.path}:{number} is not UTF-8 ({error.reason}). Convert the file: iconv -f CP1252 -t UTF-8.") from error
+                        raise not_utf8(f"{self.path}:{number}", error) from error
         except OSError as error:
             raise DataError(f"{self.path} cannot be read: {error.strerror}. Name a text file with a caption a line.") from error
 
