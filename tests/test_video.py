@@ -106,7 +106,13 @@ def test_a_keyframe_in_the_middle_half_of_a_part_stands_for_it(clip):
     assert levels(open_frames(clip, 8)) == [3, 11, 20, 26, 33, 40, 48, 56], "the middles are 3.75, 11.25, 18.75 ..., and 20 and 40 are near to two"
 
 
-@pytest.mark.parametrize(("matrix", "corner"), [((0, 1, -1, 0), (44, 4)), ((-1, 0, 0, -1), (60, 44)), ((0, -1, 1, 0), (4, 60))])
+@pytest.mark.parametrize(
+    ("matrix", "corner"),
+    [
+        *(((0, 1, -1, 0), (44, 4)), ((-1, 0, 0, -1), (60, 44)), ((0, -1, 1, 0), (4, 60)), ((0, 0, 0, 0), (4, 4))),
+        *(((-1, 0, 0, 1), (60, 4)), ((1, 0, 0, -1), (4, 44)), ((0, 1, 1, 0), (4, 4)), ((0, -1, -1, 0), (44, 60))),  # mirrored too
+    ],
+)
 def test_a_clip_taken_with_a_turned_camera_comes_upright(tmp_path, matrix, corner):
     stored = Image.new("RGB", (64, 48), "white")
     stored.paste("black", (0, 0, 24, 16))
@@ -117,7 +123,7 @@ def test_a_clip_taken_with_a_turned_camera_comes_upright(tmp_path, matrix, corne
         content[at + place : at + place + 4] = (value * 0x10000).to_bytes(4, "big", signed=True)
     path.write_bytes(content)
     (frame,) = open_frames(path, 1)
-    assert frame.size == ((64, 48) if matrix[0] else (48, 64))
+    assert frame.size == ((48, 64) if matrix[1] else (64, 48))
     assert frame.getpixel(corner)[0] < 60 and np.asarray(frame).mean() > 180
 
 

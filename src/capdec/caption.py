@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 @dataclass(frozen=True)
 class Record:
     """What became of one path: a caption or an error. A caption that is `withheld` is there, and not to be said. Of a video, how many `frames` it was
-    told from."""
+    told from: moments, of which several may show the same one."""
 
     path: str
     caption: Caption | None = None

@@ -10,6 +10,7 @@ what is out of all proportion to work through (`PACKETS, DECODED`).
 """
 
 import os
+import struct
 from bisect import bisect_right
 from collections.abc import Iterable, Iterator
 from contextlib import suppress
@@ -193,4 +194,14 @@ def _photo(frame: "VideoFrame", stream: "VideoStream", at_most: int) -> Image.Im
     if aspect != 1 and 1 / 4 < aspect < 4:
         photo = photo.resize((max(1, round(photo.width * aspect)), photo.height), reducing_gap=3.0)
     photo.thumbnail((at_most, at_most), Image.Resampling.BICUBIC, reducing_gap=3.0)
-    return photo.rotate(frame.rotation, expand=True) if frame.rotation % 360 else photo
+    matrix: Any = frame.side_data.get("DISPLAYMATRIX")
+    return photo if matrix is None else _turned(photo, bytes(matrix))
+
+
+def _turned(photo: Image.Image, matrix: bytes) -> Image.Image:
+    """As the display matrix has it, by quarters of a turn, mirrored or not: a pixel's place is (ax + cy, bx + dy)."""
+    a, b, _, c, d, *_ = struct.unpack("9i", matrix)
+    if abs(b) > abs(a):
+        photo, a, d = photo.transpose(Image.Transpose.TRANSPOSE), c, b
+    photo = photo.transpose(Image.Transpose.FLIP_LEFT_RIGHT) if a < 0 else photo
+    return photo.transpose(Image.Transpose.FLIP_TOP_BOTTOM) if d < 0 else photo
