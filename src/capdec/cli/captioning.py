@@ -53,7 +53,8 @@ def caption(
     """Caption photos and videos: files, folders, patterns, URLs (of photos), or - for paths on stdin.
 
     On a terminal the captions are shown as they come; into a pipe or a file go JSON lines (path, caption, score, confidence where the captioner was
-    calibrated, how many moments of a video were looked at, alternatives if asked for). The exit status is 1 if any failed; the others are captioned all the same.
+    calibrated, how many moments of a video were looked at, alternatives if asked for). The exit status is 1 if any failed; the others are captioned
+    all the same.
     """
     from capdec.caption import caption_files, write_records
     from capdec.captioner import Captioner
