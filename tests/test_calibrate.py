@@ -169,12 +169,16 @@ def test_what_cannot_be_learned_is_an_error_that_says_why(tmp_path, telling, cal
 
 
 def test_the_threshold_keeps_captions_equally_sure_together():
-    from capdec.calibrate import _threshold
+    from capdec.calibrate import _shares, _threshold
 
     sure, right = np.array([0.9] * 20 + [0.5] * 40 + [0.1] * 40), np.array([True] * 20 + [True, False] * 10 + [False] * 60)
     assert _threshold(sure, right, 0.6, None) == 0.9, "of all 60 half are right, and of 50 of them more"
     assert _threshold(sure, right, 0.5, None) == 0.5 and _threshold(sure, right, 0.5, 0.3) == 0.5
     assert _threshold(np.linspace(0, 1, 30), np.zeros(30, bool), 0.5, None) == np.inf
+    tied, some = np.array([0.9] * 10 + [0.5] * 40), np.array([True] * 18 + [False] * 32)
+    assert _threshold(tied, some, 0.6, None) == np.inf and _shares(tied, some).max() == pytest.approx(0.36), (
+        "ten are too few, and beyond them all are alike"
+    )
 
 
 def test_photos_that_cannot_be_opened_are_left_out_where_that_is_asked_for(tmp_path, telling, calibration):

@@ -79,3 +79,5 @@ def test_of_a_caption_that_is_withheld_no_text_file_of_an_earlier_run_stays(tmp_
     assert (tmp_path / "0.txt").exists()
     list(write_records([replace(record, withheld=True)], beside=True))
     assert not (tmp_path / "0.txt").exists()
+    other = replace(record, path=str(tmp_path / "0.png"), withheld=True)
+    assert len(list(write_records([record, other], beside=True))) == 2 and (tmp_path / "0.txt").exists(), "it is the first one's"

@@ -239,6 +239,8 @@ def test_what_would_be_read_as_something_else_or_lose_an_input_is_no_output(tmp_
     before = captions_file.read_text()
     with pytest.raises(SettingError, match="one of the inputs"):
         prepare([str(captions_file)], f"{tmp_path}/./{captions_file.relative_to(tmp_path)}")
+    with pytest.raises(SettingError, match="one of the inputs"):
+        prepare([str(captions_file)], tmp_path / "mix.jsonl", mix={"path": f"{tmp_path}/mix.jsonl"})
     assert captions_file.read_text() == before
 
 
@@ -254,6 +256,9 @@ def test_words_that_a_line_cuts_are_whole_where_the_text_has_them_whole_and_only
     first, second = cut_sentences(text)
     assert first == "A dog sat near the window, and a cat at another window of a well-known house."
     assert second == "The cat_and_dog slept, all day."
+    assert list(cut_sentences('He said-\n"what", in a pre-\n1900 house that was well-\n\tknown.')) == [
+        'He said-"what", in a pre-1900 house that was well-known.'
+    ]
 
 
 def test_what_python_gives_wrong_is_an_error_and_one_path_is_one_input(tmp_path, captions_file):
@@ -266,7 +271,7 @@ def test_what_python_gives_wrong_is_an_error_and_one_path_is_one_input(tmp_path,
 
 def test_sentences_of_another_language_are_not_judged_by_english_nouns(tmp_path):
     (tmp_path / "buch.txt").write_text("Der Mann stand vor dem alten Haus. Ein Hund lief über die Wiese.", encoding="utf-8")
-    with pytest.raises(SettingError, match="do not look it: say their --language"):
+    with pytest.warns(UserWarning, match="do not look it"), pytest.raises(DataError, match="nothing is left"):
         prepare([str(tmp_path / "buch.txt")], tmp_path / "out.jsonl", sentences=True)
 
 

@@ -47,6 +47,22 @@ def test_an_assignment_changes_its_place_and_nothing_else(assignment, place, val
     assert PLAN["decoder"]["layers"] == 4 and PLAN["backbone"] == "mini" and PLAN["bridges"][1] == "mean_shift", "the original is left alone"
 
 
+@pytest.mark.parametrize(
+    ("text", "value"),
+    [
+        ('{path = "a.jsonl", as = "x"}', {"path": "a.jsonl", "as": "x"}), ('["a.txt", {path = "b.txt"}]', ["a.txt", {"path": "b.txt"}]),
+        ('{"path": "a.jsonl"}', {"path": "a.jsonl"}), ("{00..09}.tar", "{00..09}.tar"), ("[ab].tar", "[ab].tar"), ("[1]\ny = 2", "[1]\ny = 2"),
+    ],
+)  # fmt: skip
+def test_a_table_or_list_is_json_or_toml_and_a_pattern_is_a_word(text, value):
+    assert recipe.read_assignment(f"captions={text}") == ("captions", value)
+
+
+def test_a_table_that_is_neither_is_an_error():
+    with pytest.raises(SettingError, match="neither JSON nor TOML"):
+        recipe.read_assignment("captions={path=a.jsonl}")
+
+
 def test_later_assignments_see_earlier_ones():
     assert recipe.override({}, ["decoder=prefix_lm", "decoder.prefix=10", "decoder.prefix=20"]) == {"decoder": {"name": "prefix_lm", "prefix": 20}}
 

@@ -11,7 +11,7 @@ from capdec.captioner import Captioner
 from capdec.checkpoint import read_tensors
 from capdec.corpus import embed, open_dataset, read_pairs
 from capdec.decoders.prefix_lm import PrefixLM
-from capdec.errors import SettingError
+from capdec.errors import DataError, SettingError
 from capdec.protocols import Decoding
 from capdec.train import train
 from conftest import DECODER
@@ -78,6 +78,22 @@ def test_a_style_is_told_from_every_factual_caption_of_its_photo(captions_file, 
     pairs = read_pairs(open_dataset(str(loud)), open_dataset(str(captions_file)))
     assert len(pairs) == 60 and len({*zip(pairs.image_ids, pairs.targets, strict=True)}) == 20
     assert pairs.sources[:3] == json.loads(captions_file.read_text().splitlines()[0])["captions"] and len(set(pairs.targets[:3])) == 1
+
+
+def test_captions_without_a_source_are_told_of_and_a_style_without_any_is_an_error(tmp_path, tiny_backbone, captions_file, loud):
+    made, lines = (
+        {"backbone": tiny_backbone, "bridges": NOISE, "decoder": DECODER, "training": {**TRAINING, "steps": 2}},
+        loud.read_text().splitlines(),
+    )
+    captions = [str(captions_file), {"path": str(loud), "as": "loud"}]
+    loud.write_text("".join(line.replace('"image_id": "', '"image_id": "x') + "\n" for line in lines))
+    with pytest.raises(DataError, match="of the style 'loud' no caption has a source"):
+        train(captions, tmp_path / "none", sources=str(captions_file), **made)
+    loud.write_text("".join(line.replace('"image_id": "', '"image_id": "' + "x" * (n < 5)) + "\n" for n, line in enumerate(lines)))
+    with pytest.warns(UserWarning, match="5 captions are of no photo that the sources speak of, and are left out"):
+        train(captions, tmp_path / "some", sources=str(captions_file), **made)
+    assert json.loads((tmp_path / "some/scores.json").read_text())["without_source"] == 5
+    assert "5 of photos that no source speaks of" in (tmp_path / "some/README.md").read_text()
 
 
 def test_a_length_that_was_learned_can_be_asked_for(tmp_path, tiny_backbone):

@@ -112,7 +112,7 @@ def bulk(
     sure = loaded.confidence_for(decoding)
     asked = {
         "format_version": FORMAT, "inputs": sources, "captioner": loaded.fingerprint, "decoding": asdict(decoding or loaded.decoding), "batch": batch,
-        "dtype": dtype, "asked": {"column": column, "key": key, "rows": rows}, "confidence": sure.as_json() if sure else None,
+        "dtype": dtype, "asked": {"column": column, "key": key, "rows": rows}, "confidence": sure.fingerprint if sure else None,
     }  # fmt: skip
     with _alone(where):
         reading, pieces = _planned(where, asked, loaded.backbone.dim)

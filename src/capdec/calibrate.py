@@ -28,7 +28,7 @@ from capdec.protocols import Decoding, Predictions, Supervision
 FOLDS = 10
 FEWEST = 20
 """Right captions, and wrong ones, without which nothing is learned."""
-LEARNED_FROM = Supervision.TARGET_DOMAIN_TEXT | Supervision.PAIRS | Supervision.BACKBONE_PAIRS
+LEARNED_FROM = Supervision.TARGET_DOMAIN_TEXT | Supervision.BACKBONE_PAIRS
 
 
 def calibrate(
@@ -87,7 +87,7 @@ def calibrate(
     unseen = cross_val_predict(LogisticRegression(), inputs, right, cv=folds, method="predict_proba")[:, 1]
     threshold, kept = _threshold(unseen, right, precision, coverage), np.zeros(len(right), bool)
     if not np.isfinite(threshold):
-        best = confidence.right_among_surest(unseen, right)[FEWEST - 1 :].max()
+        best = _shares(unseen, right).max()
         raise SettingError(f"no {FEWEST} captions or more are right to {precision:.0%}: the surest reach {best:.0%}. Ask for less.")
     for others, fold in folds:  # each by the threshold that the others would have chosen
         kept[fold] = unseen[fold] >= _threshold(unseen[others], right[others], precision, coverage)
@@ -154,9 +154,15 @@ def _threshold(sure: Float[np.ndarray, "N"], right: Bool[np.ndarray, "N"], preci
     least = np.sort(sure)[::-1]
     if coverage is not None:
         return float(least[max(1, round(coverage * len(sure))) - 1])
-    whole = np.append(least[1:] < least[:-1], True) & (np.arange(len(sure)) >= FEWEST - 1)  # k captions, and none as sure as the last beyond
-    enough = np.flatnonzero(whole & (confidence.right_among_surest(sure, right) >= precision))
+    enough = np.flatnonzero(_shares(sure, right) >= precision)
     return float(least[enough[-1]]) if len(enough) else np.inf
+
+
+def _shares(sure: Float[np.ndarray, "N"], right: Bool[np.ndarray, "N"]) -> Float[np.ndarray, "N"]:
+    """The share right among the k surest; -1 where k is too few, or one beyond is as sure as the last."""
+    order = np.sort(sure)[::-1]
+    whole = np.append(order[1:] < order[:-1], True) & (np.arange(len(sure)) >= FEWEST - 1)
+    return np.where(whole, confidence.right_among_surest(sure, right), -1)
 
 
 def _rounded(value: float) -> float:

@@ -64,33 +64,24 @@ def caption_files(
     if least is not None and captioner.confidence_for(decoding) is None:
         other = "calibrated for another decoding" if captioner.confidence else "not calibrated"
         raise SettingError(f"how sure to be of its captions this captioner does not know: it is {other}. See capdec calibrate --help.")
-    return _records(captioner, paths, decoding, batch, workers, frames, pooling, least)
 
+    def records() -> Iterator[Record]:
+        listed, named = itertools.tee(paths)
+        openers = (partial(_open, path, frames) for path in listed)
+        done = 0
+        for opened in opened_photos(openers, captioner.backbone, batch, workers):
+            clips = [clip for clip in opened if not isinstance(clip, ImageError)]
+            captions = iter(captioner.caption(clips, decoding, batch, start=done, pooling=pooling))
+            done += len(clips)
+            for path, clip in zip(itertools.islice(named, len(opened)), opened, strict=True):
+                if isinstance(clip, ImageError):
+                    yield Record(path, error=str(clip))
+                    continue
+                caption = next(captions)
+                withheld = least is not None and (caption.confidence or 0) < least
+                yield Record(path, caption, frames=len(clip) if is_video(path) else None, withheld=withheld)
 
-def _records(
-    captioner: Captioner,
-    paths: Iterable[str],
-    decoding: Decoding | None,
-    batch: int,
-    workers: int | None,
-    frames: int,
-    pooling: str,
-    least: float | None,
-) -> Iterator[Record]:
-    listed, named = itertools.tee(paths)
-    openers = (partial(_open, path, frames) for path in listed)
-    done = 0
-    for opened in opened_photos(openers, captioner.backbone, batch, workers):
-        clips = [clip for clip in opened if not isinstance(clip, ImageError)]
-        captions = iter(captioner.caption(clips, decoding, batch, start=done, pooling=pooling))
-        done += len(clips)
-        for path, clip in zip(itertools.islice(named, len(opened)), opened, strict=True):
-            if isinstance(clip, ImageError):
-                yield Record(path, error=str(clip))
-                continue
-            caption = next(captions)
-            withheld = least is not None and (caption.confidence or 0) < least
-            yield Record(path, caption, frames=len(clip) if is_video(path) else None, withheld=withheld)
+    return records()
 
 
 def _open(path: str, frames: int) -> "list[Image]":
@@ -104,17 +95,19 @@ def _open(path: str, frames: int) -> "list[Image]":
 def write_records(records: Iterable[Record], write: Callable[[str], object] | None = None, beside: bool = False) -> Iterator[Record]:
     """Passes records on, giving each as a line of JSON to `write` and, with `beside`, each caption as PATH with the ending .txt; of one that is
     withheld there is no such file then."""
+    written: set[Path] = set()
     for record in records:
         if write is not None:
             write(record.as_json() + "\n")
         if beside and record.caption is not None and "://" not in record.path:
             path = Path(record.path).with_suffix(".txt")
             try:
-                if record.withheld:
-                    path.unlink(missing_ok=True)  # of a run that was surer
-                else:
+                if not record.withheld:
                     with replacing(path) as temporary:
                         temporary.write_text(record.caption.text + "\n", encoding="utf-8")
+                    written.add(path)
+                elif path not in written:  # photo.png may lie beside photo.jpg
+                    path.unlink(missing_ok=True)  # of a run that was surer
             except OSError as error:
                 record = replace(record, error=f"captioned, but its .txt could not be written: {error}")
         yield record

@@ -12,6 +12,7 @@ names it (as metrics/unseen_nouns has it).
 Below, what confidences are worth: as probabilities, and as the order in which captions are said or withheld (Geifman and El-Yaniv 2017).
 """
 
+import hashlib
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
@@ -70,6 +71,12 @@ class Confidence:
         ours = replace(self.decoding, captions=decoding.captions, seed=decoding.seed)
         by_score = decoding.strategy == "beam" and decoding.rerank == "none" and not drawn  # whose best stays the best where more are found
         return ours == decoding and (by_score or generation.found(self.decoding) == generation.found(decoding))
+
+    @property
+    def fingerprint(self) -> str:
+        """Equal for two that say the same of every caption, whenever they were learned."""
+        said = {key: value for key, value in self.as_json().items() if key != "calibration"}
+        return hashlib.sha256(json.dumps(said, sort_keys=True).encode()).hexdigest()[:16]
 
     def as_json(self) -> dict[str, Any]:
         shown = {name: {key: round(value, 6) for key, value in one._asdict().items()} for name, one in self.signals.items()}

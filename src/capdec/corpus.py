@@ -42,14 +42,14 @@ TEXTS = 4096  # at a time to a backbone, which puts like lengths together: the m
 
 @dataclass(frozen=True)
 class Pairs:
-    """Text alone: what is embedded, what is learned, of which photo it speaks, and in which style, where there are several; and how many captions
-    were left out when it was read, since no source is of their photo."""
+    """Text alone: what is embedded, what is learned, of which photo it speaks, and in which style, where there are several; and how many captions of
+    each style were left out when it was read, since no source is of their photo."""
 
     sources: list[str]
     targets: list[str]
     image_ids: list[str | None]
     styles: list[str] | None = None
-    unjoined: int = 0
+    unjoined: Mapping[str, int] = field(default_factory=dict)
 
     def __len__(self) -> int:
         return len(self.targets)
@@ -148,32 +148,29 @@ def dataset_part(path: str) -> str:
 
 def read_pairs(targets: Dataset, sources: Dataset | None = None) -> Pairs:
     """Every caption of `targets`. Its source is itself, or what the dataset says; with `sources`, a caption there of the same image, all of them in
-    turn: one target of a photo with five sources makes five pairs. Warns of captions that have no source. Raises DataError where nothing is left, or
-    nothing of a style."""
+    turn: one target of a photo with five sources makes five pairs; what has no source there is `unjoined`. Raises DataError where nothing is left."""
     pairs, styles, unjoined = Pairs([], [], []), [], Counter[str]()
-    others: dict[str, tuple[str, ...]] = {}
-    for example in _photo_by_photo(sources or ()):
+    others: dict[str | None, list[str]] = {}
+    for example in sources or ():
         if example.image_id is not None:
-            others[example.image_id] = (*others.get(example.image_id, ()), *example.captions)
+            others.setdefault(example.image_id, []).extend(example.captions)
     for example in targets if sources is None else _photo_by_photo(targets):
-        said, found = example.captions, example.sources or example.captions
+        said: Sequence[str] = example.captions
+        found: Sequence[str] = example.sources or example.captions
         if sources is not None:
-            found = others.get(example.image_id or "", ())
-            unjoined[example.style] += 0 if found else len(said)
+            found = others.get(example.image_id, ())
+            if not found:
+                unjoined[example.style] += len(said)
         for index in range(max(len(said), len(found)) if said and found else 0):
             source, target = whole(found[index % len(found)]).strip(), whole(said[index % len(said)]).strip()
             if source and target:
                 pairs.sources.append(source)
                 pairs.targets.append(target)
-                pairs.image_ids.append(example.image_id)
+                pairs.image_ids.append(example.image_id if example.image_id is None else whole(example.image_id))
                 styles.append(example.style)
     if not pairs:
         raise DataError("the corpus is empty: no captions were read" + (", or no image_id is in both files." if sources is not None else "."))
-    if lost := [style or "without a name" for style in unjoined.keys() - set(styles)]:
-        raise DataError(f"of the style {lost[0]!r} no caption has a source: no image_id of its own is among the sources'. Are they written alike?")
-    if left := unjoined.total():
-        warnings.warn(f"{left} captions are of no photo that the sources speak of, and are left out. {len(pairs)} pairs are there.", stacklevel=2)
-    return replace(pairs, styles=styles if any(styles) else None, unjoined=left)
+    return replace(pairs, styles=styles if any(styles) else None, unjoined=unjoined)
 
 
 def whole(text: str) -> str:

@@ -104,7 +104,7 @@ def evaluate(
     references = {key: example.captions for key, example in examples.items()}
     what: dict[str, Any] = {"captioner": captioner.fingerprint, "images": scoring.digest(references), "decoding": asdict(decoding)}
     if sure := captioner.confidence_for(decoding):
-        what["confidence"] = sure.as_json()
+        what["confidence"] = sure.fingerprint
 
     told = shown_to_it if captioner.regions else vectors if captioner.normalize else vectors * lengths.unsqueeze(1)
     said = _captioned(captioner, ids, told, decoding, folder / ".captions.jsonl", what, batch)
@@ -146,7 +146,7 @@ def evaluate(
         "memory": {"opened": memory, "name": memories.name, "captions": len(texts), "digest": text_digest(texts), "sources": memory_sources}
         if memories is not None else None,
         "supervision": scores["supervision"],
-        "decoding": what["decoding"], "confidence": what.get("confidence"),
+        "decoding": what["decoding"], "confidence": sure.as_json() if sure else None,
         "metrics": list(metrics), "language": language, "tokens": tokens(language), "seed": seed,
         "bootstrap": {"over": "images", "resamples": resamples, "level": bootstrap.LEVEL, "seed": seed},
         "truncated": getattr(captioner.backbone, "truncated", 0), "seconds": round(time.monotonic() - started, 1),

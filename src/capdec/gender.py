@@ -53,6 +53,7 @@ ITS = {"they": "it", "them": "it", "their": "its", "theirs": "its", "themselves"
 LEFT = re.compile(
     r"\bm[ae]n[ -](made|hole)|\bcow(boy|girl)s?\W(hat|boot|gear|outfit|costume|apparel|logo|brand|statue)|\b(king|queen)s?\W+(siz|bed\b)"
     r"|\blady\W?bugs?\b|\b(gingerbread|snow|stick|iron|spider|super|bat|pac|wonder)\W(wo)?m[ae]n\b"
+    r"|\bmaids?\W+(of|in)\b|\b(meter|milk|old)\W+maids?\b"
     r"|\bmother\W(nature|earth|board)|\bfather\W(christmas|time)\b|\bhis (and|&) hers\b|\bgrooms?\W+(the|an?|his|her|its|their)\b",
     re.IGNORECASE,
 )
@@ -210,8 +211,10 @@ class _Line:
         if not self.words[place][0].isupper() or self.words[place].isupper():
             return False
         before = place - 2 if self._before(place) == "of" else place - 1
-        behind = place + 1 < len(self.words) and self.gaps[place] in (" ", ", ") and self.words[place + 1][0].isupper()
-        return behind or (before > 0 and self.gaps[place - 1] == " " == self.gaps[before - 1] and self.words[before][0].isupper())
+        behind = self.words[place + 1] if place + 1 < len(self.words) and self.gaps[place] in (" ", ", ") else ""
+        if behind[:1].isupper() and behind != "I" and behind.lower() not in WORDS:
+            return True
+        return before > 0 and self.gaps[place - 1] == " " == self.gaps[before - 1] and self.words[before][0].isupper()
 
     def _possessive(self, place: int) -> bool:
         """Of his and her: a noun phrase follows. "her left hand", "her smiling face", not "her in", nor "watches her eating a cake"."""
@@ -327,7 +330,7 @@ class _Line:
                 self.words[other] = _capitals(self.words[place], self.words[other])
                 self._cut(place, other)
             return False
-        if known.neutral != twin.neutral:
+        if known.neutral != twin.neutral or known.neutral == "peoples":
             return False
         phrase = _plural(self._one(place, known))
         at = self._phrase(place)

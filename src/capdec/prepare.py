@@ -51,7 +51,7 @@ ODD = re.compile(rf"[^\w\s{MARKS}]|_|\w://|www\.")
 END = re.compile(r"[.!?…।。！？]['\"’”»)]*$")
 VERSE = re.compile(r"(?:^[ \t]*[1-3]?[A-Z][A-Za-z]+|\A\s*)\d+:\d+[ \t]+", re.MULTILINE)  # Ge1:2 where a line begins, 1:2 where a paragraph does
 ITALICS = re.compile(r"(?<![^\W_])_([^_]+)_(?![^\W_])")
-CUT = re.compile(r"([^\W\d_]+)[-–—]\n\s*([^\W\d_]*)")  # a word where a line ends
+CUT = re.compile(r"([^\W\d_]*)([-–—])\n\s*([^\W\d_]*)")  # where a line ends
 ENGLISH = frozenset(("a", "the", "is", "are", "of", "and", "with", "to", "it", "they", "them"))
 GUTENBERG = re.compile(r"\*\*\* ?START OF [^\n]*\*\*\*(.*?)\*\*\* ?END OF ", re.DOTALL)
 
@@ -112,7 +112,8 @@ def prepare(
 
     if not JSONL.recognises(output):
         raise SettingError(f"{output} will hold JSON lines, and its name should say so: give it one that ends in {' or '.join(JSONL.suffixes)}.")
-    if Path(output).resolve() in (Path(path).resolve() for path in inputs):
+    plain_file = mix.get("path") if isinstance(mix, dict) else mix
+    if Path(output).resolve() in (Path(path).resolve() for path in (*inputs, plain_file) if isinstance(path, str)):
         raise SettingError(f"{output} is one of the inputs, which would be lost. Name another file.")
 
     plain = read_pairs(open_dataset(mix)) if mix is not None else Pairs([], [], [])
@@ -120,7 +121,7 @@ def prepare(
     if not read:
         raise DataError(f"{', '.join(inputs)}: no sentence was found there. Is it text?")
     if visual == "nouns" and not _looks_english(read.targets):
-        raise SettingError("the lexicon of visible things is English, and these texts do not look it: say their --language, or --visual none.")
+        warnings.warn("the lexicon of visible things is English, and these texts do not look it: are they in another --language?", stacklevel=2)
     if recase:
         read = _changed(read, _recaser(read.targets))
     if gender:
@@ -219,10 +220,11 @@ def cut_sentences(text: str) -> Iterator[str]:
 
     def mended(cut: re.Match[str]) -> str:
         """win-dow, where the text has a window; well-known stays."""
-        return cut[1] + cut[2] if cut[1] + cut[2] in known and cut[0][len(cut[1])] == "-" else cut[0].replace("\n", "").replace(" ", "")
+        word = cut[1] + cut[3]
+        return word if cut[1] and cut[3] and cut[2] == "-" and word in known else cut[1] + cut[2] + cut[3]
 
     for paragraph in re.split(r"\n\s*\n", text):
-        joined = " ".join(re.sub(r"([-–—])\n\s*", r"\1", CUT.sub(mended, VERSE.sub("", paragraph))).split())
+        joined = " ".join(CUT.sub(mended, VERSE.sub("", paragraph)).split())
         for part in segmenter.analyze(joined):
             for tokens in part:
                 sentence = ITALICS.sub(r"\1", "".join(token.spacing + token.value for token in tokens)).strip(" -–—")

@@ -230,16 +230,16 @@ class Stages:
                 loss.backward()
                 nn.utils.clip_grad_norm_(parameters, 5.0)
                 optimizer.step()
-                step += 1
+                step, stop = step + 1, interrupted()
                 if step % 20 == 0 or step == steps:
                     print(
                         json.dumps({"stage": name, "step": step, "of": steps, "loss": round(loss.item(), 4), "time": round(time.time(), 1)}),
                         flush=True,
                     )
-                if time.monotonic() - saved > self.seconds or step == steps or interrupted():
+                if time.monotonic() - saved > self.seconds or step == steps or stop:
                     save_state(path, self.student, optimizer, step, self.identity)
                     saved = time.monotonic()
-                if interrupted():
+                if stop:
                     raise KeyboardInterrupt
 
 

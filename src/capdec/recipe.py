@@ -90,9 +90,9 @@ def read_assignment(assignment: str) -> tuple[str, Any]:
         pass
     if text.lstrip()[:1] in ("{", "["):
         try:
-            return path, tomllib.loads(f"value = {text}")["value"]
-        except tomllib.TOMLDecodeError as error:
-            if text.lstrip()[0] == "{":  # a bracket may begin a pattern of files
+            return path, tomllib.loads(f"value = {text}" if "\n" not in text else "")["value"]
+        except (tomllib.TOMLDecodeError, KeyError) as error:
+            if text.strip()[0] + text.strip()[-1] == "{}":  # else it may be a pattern of files
                 raise SettingError(
                     f"{text} is no table, neither JSON nor TOML ({error}). Quote its words, and what you give for your shell."
                 ) from error

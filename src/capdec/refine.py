@@ -27,7 +27,7 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from capdec import parts, recipe
+from capdec import confidence, parts, recipe
 from capdec.captioner import CARD, Captioner
 from capdec.checkpoint import Record, between_steps, load_state, replacing, save_state, write_json
 from capdec.corpus import Corpus, Photos, Spec, embed, embed_photos, open_dataset, read_pairs
@@ -124,7 +124,7 @@ def refine(
     given = {"captioner": str(captioner) if not isinstance(captioner, Captioner) else None, "captions": captions, "photos": photos}
     identity = {"recipe": {**given, "refining": plan.__dict__}, "text": pairs.fingerprint, "captioner": made.fingerprint}
 
-    made.confidence = None  # of other weights
+    made.confidence = confidence.learned(folder, made.fingerprint)  # of a run that had ended here
     _Refinement(made, corpus, shown, plan, device).run(folder / "refining", identity, minutes_between_checkpoints)
 
     made.given |= Supervision.UNPAIRED_IMAGES if photos is not None else Supervision(0)
@@ -215,13 +215,13 @@ class _Refinement:
         with Progress("refining", self.plan.steps, start=step) as progress, between_steps() as interrupted:
             while step < self.plan.steps:
                 figures = self.step(step)
-                step += 1
+                step, stop = step + 1, interrupted()
                 progress.update(step, f"CLIP {figures['clip']:.3f}, taken for a person's {figures['person']:.2f}")
                 record.add({"step": step, **{name: round(value, 5) for name, value in figures.items()}, "time": round(time.time(), 2)})
-                if step == self.plan.steps or interrupted() or time.monotonic() - saved > 60 * minutes:
+                if step == self.plan.steps or stop or time.monotonic() - saved > 60 * minutes:
                     save_state(state, self.models, self.optimizer, step, identity)
                     saved = time.monotonic()
-                if interrupted():
+                if stop:
                     raise KeyboardInterrupt
         self.models.eval()
 

@@ -39,7 +39,7 @@ from capdec.checkpoint import (
     write_tensors,
 )  # fmt: skip
 from capdec.corpus import Corpus, Embeddings, Pairs, Photos, Spec, embed, embed_photos, open_dataset, read_pairs, told_from_photos
-from capdec.errors import MissingExtra, SettingError
+from capdec.errors import DataError, MissingExtra, SettingError
 from capdec.language import reads, tokenizer
 from capdec.progress import Progress
 from capdec.protocols import Backbone, Bridge, Condition, Decoding, Supervision
@@ -191,7 +191,7 @@ def train(
         raise SettingError("training.norms choose among the corpus' texts: they go neither with paired_photos nor with a memory of its own folder.")
     text = [open_dataset(captions), *([open_dataset(sources)] if sources not in (None, SIBLINGS) else [])]
     pairs = read_pairs(*text)
-    unjoined = pairs.unjoined
+    unjoined = _without_source(pairs)
     pairs = pairs.at_most(plan.captions, plan.seed) if plan.captions else pairs
     decoding_plan = _learned(decoding_plan, decoding or {}, pairs.known_styles, plan.lengths)
     if begun and (lost := sorted({*filter(None, begun.styles)} - {*pairs.known_styles})):
@@ -261,6 +261,15 @@ def train(
             temporary.write_text(card(report, captioner), encoding="utf-8")
     worker.wait()
     return captioner
+
+
+def _without_source(pairs: Pairs) -> int:
+    """How many captions have none. Warns of them; raises DataError for a style in which all are so."""
+    if lost := [style or "without a name" for style in pairs.unjoined if style not in (pairs.styles or [""])]:
+        raise DataError(f"of the style {lost[0]!r} no caption has a source: no image_id of its own is among the sources'. Are they written alike?")
+    if left := sum(pairs.unjoined.values()):
+        warnings.warn(f"{left} captions are of no photo that the sources speak of, and are left out. {len(pairs)} pairs are there.", stacklevel=3)
+    return left
 
 
 def _learned(decoding: Decoding, asked: Mapping[str, Any], styles: Sequence[str], lengths: bool) -> Decoding:
@@ -564,7 +573,7 @@ def _optimise(
             for group in optimizer.param_groups:
                 group["lr"] = plan.rate(step)
             loss = _step(wrapped, optimizer, next(batches), step, data, bridges, plan, worker)
-            step += 1
+            step, stop = step + 1, interrupted()
             progress.update(step, f"loss {loss:.3f}")
             line: dict[str, Any] = {"step": step, "loss": round(loss, 5), "learning_rate": plan.rate(step - 1), "time": round(time.time(), 2)}
             evaluated = step % plan.evaluate_every == 0 or step == plan.steps
@@ -575,10 +584,10 @@ def _optimise(
                     write_tensors(best_file, module_tensors(decoder))
             if worker.is_first:
                 record.add(line)
-                if evaluated or interrupted() or time.monotonic() - saved > 60 * minutes:
+                if evaluated or stop or time.monotonic() - saved > 60 * minutes:
                     save_state(state, decoder, optimizer, step, identity)
                     saved = time.monotonic()
-            if interrupted():
+            if stop:
                 raise KeyboardInterrupt
     worker.wait()
     if plan.keep == "best" and best_file.is_file():

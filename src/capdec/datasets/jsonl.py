@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from capdec.errors import DataError
+from capdec.errors import DataError, not_utf8
 from capdec.photos import Row, with_photos
 from capdec.protocols import Example
 
@@ -54,6 +54,8 @@ class JSONL:
             try:
                 row = json.loads(line)  # bytes: UTF-8, with or without a byte order mark
                 example = _example(row)
+            except UnicodeDecodeError as error:
+                raise not_utf8(where, error) from error
             except (ValueError, RecursionError) as error:
                 raise DataError(f'{where} cannot be used: {error}. A line looks like {{"image_id": "7", "captions": ["a dog runs"]}}.') from error
             if example.captions:
