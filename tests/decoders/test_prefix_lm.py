@@ -280,6 +280,14 @@ def test_long_captions_are_cut_and_still_end(tmp_path):
     assert decoder.log_prob(condition(2), captions).tokens.tolist() == [4, 4]
 
 
+def test_captions_are_cut_to_what_the_model_has_places_for(tmp_path):
+    decoder = build(tmp_path, prefix=60, end_bias=-100.0)
+    assert decoder.max_tokens == 4 and decoder.log_prob(condition(1), ["a man rides a horse over the grass"]).tokens.tolist() == [4]
+    assert all(len(caption.tokens) == 4 for (caption,) in decoder.generate(condition(2), Decoding("greedy", no_repeat_ngram_size=0)))
+    with pytest.raises(SettingError, match="reads 64 places, and a prefix of 63 leaves none for a caption"):
+        build(tmp_path, prefix=63)
+
+
 def test_no_image_has_no_caption_and_an_empty_caption_is_its_end(tmp_path):
     decoder = build(tmp_path)
     assert decoder.generate(Condition.of(torch.zeros(0, 16)), Decoding()) == []

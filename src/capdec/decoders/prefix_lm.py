@@ -29,9 +29,9 @@ class PrefixLM(nn.Module):
     weights. `language_model="frozen"` trains the mapper alone. The defaults are CapDec's: a transformer mapper of 8 layers, 40 vectors in, 40 out.
     `end` is a token that ends captions and is part of them, as the period was of ClipCap's and CapDec's, in place of the end-of-text token; `begin`
     is one that stands before them, which DeCap's need. `tokenizer` names another one than the model's own, and `sizes` settings of its configuration
-    that are to differ (n_layer = 4, say), where it starts from random weights.
+    that are to differ (n_layer = 4, say), where it starts from random weights. Captions are cut to `max_tokens`, and to what the model has places for.
 
-    Raises MissingExtra without transformers, DataError where the model cannot be had, SettingError where it has no end-of-text token.
+    Raises MissingExtra without transformers, DataError where the model cannot be had, SettingError where it has no end-of-text token, or no places.
     """
 
     def __init__(
@@ -108,6 +108,12 @@ class PrefixLM(nn.Module):
             for name, child in block.named_children():
                 if isinstance(child, NewGELUActivation):
                     setattr(block, name, nn.GELU("tanh"))  # the same function, in one pass over memory instead of eight
+        places = getattr(self.lm.config.get_text_config(), "max_position_embeddings", None)
+        if places is not None:
+            room = places - self.mapper_settings["prefix"] - (self.begin is not None)
+            if room < 2:
+                raise SettingError(f"{source!r} reads {places} places, and a prefix of {self.mapper_settings['prefix']} leaves none for a caption.")
+            self.max_tokens = min(self.max_tokens, room)
         width = self.lm.get_input_embeddings().embedding_dim
         self.mapper = build_mapper(width=width, **self.mapper_settings)
         if self.frozen:
