@@ -29,7 +29,7 @@ class PrefixLM(nn.Module):
     weights. `language_model="frozen"` trains the mapper alone. The defaults are CapDec's: a transformer mapper of 8 layers, 40 vectors in, 40 out.
     `end` is a token that ends captions and is part of them, as the period was of ClipCap's and CapDec's, in place of the end-of-text token; `begin`
     is one that stands before them, which DeCap's need. `tokenizer` names another one than the model's own, and `sizes` settings of its configuration
-    that are to differ (n_layer = 4, say), where it starts from random weights. Captions are cut to `max_tokens`, and to what the model has places for.
+    that are to differ (n_layer = 4, say), where it starts from random weights. Captions are cut to `max_tokens` and to the places that the model has.
 
     Raises MissingExtra without transformers, DataError where the model cannot be had, SettingError where it has no end-of-text token, or no places.
     """
