@@ -114,7 +114,12 @@ class Captioner:
 
     def supervision_on(self, dataset: str | None) -> Supervision:
         """What a score on this dataset owes to what was given."""
-        return supervision_on(dataset, [*self.text, *(name for memory in self.memories for name in memory.names)], self.backbone, self.supervision)
+        return supervision_on(dataset, self.known_text, self.backbone, self.supervision)
+
+    @property
+    def known_text(self) -> tuple[str, ...]:
+        """The datasets whose captions it learned from, or has in its memories."""
+        return tuple(sorted({*self.text, *(name for memory in self.memories for name in memory.names)}))
 
     @property
     def regions(self) -> int:

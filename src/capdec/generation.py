@@ -24,6 +24,7 @@ from capdec import recipe
 from capdec.errors import SettingError
 from capdec.protocols import Decoding
 
+LENGTHS = ("short", "medium", "long")
 NEVER = -1e9
 LOGITS, BLOCK = 800_000, 128  # logits that are looked at together; tokens that share a first look
 
@@ -89,7 +90,7 @@ def check(decoding: Decoding) -> None:
         raise SettingError(f"no decoding strategy is called {decoding.strategy!r}. There are: beam, greedy, nucleus.")
     if decoding.rerank not in ("none", "clip", "consensus", "neighbours"):
         raise SettingError(f"rerank is 'none', 'clip', 'consensus' or 'neighbours', not {decoding.rerank!r}.")
-    if decoding.length not in ("", "short", "medium", "long"):
+    if decoding.length not in ("", *LENGTHS):
         raise SettingError(f"length is 'short', 'medium', 'long' or empty, not {decoding.length!r}.")
     if not 1 <= decoding.min_tokens <= decoding.max_tokens:
         raise SettingError(f"min_tokens lies between 1 and max_tokens = {decoding.max_tokens}; {decoding.min_tokens} came.")

@@ -90,8 +90,8 @@ def read_assignment(assignment: str) -> tuple[str, Any]:
         pass
     if text.lstrip()[:1] in ("{", "["):
         try:
-            return path, tomllib.loads(f"value = {text}" if "\n" not in text else "")["value"]
-        except (tomllib.TOMLDecodeError, KeyError) as error:
+            return path, tomllib.loads("value = " + text.replace("\n", " "))["value"]
+        except tomllib.TOMLDecodeError as error:
             if text.strip()[0] + text.strip()[-1] == "{}":  # else it may be a pattern of files
                 raise SettingError(
                     f"{text} is no table, neither JSON nor TOML ({error}). Quote its words, and what you give for your shell."

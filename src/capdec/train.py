@@ -235,16 +235,15 @@ def train(
     spec = {"backbone": located(spec["backbone"], backbone_part), "bridges": resolved, "decoder": spec["decoder"]}
     beside_text = Supervision.PAIRS if paired_photos is not None else Supervision(0)
     before, lent = (begun.text, begun.given) if begun else _lent(spec["decoder"])
-    for bridge in built:  # what the decoder learned through, which the captioners that begin with it may not have
-        lent |= bridge.supervision
     beside_text |= lent
     if chosen and chosen.get("pairs"):
         beside_text |= Supervision.PAIRS_FOR_SETTINGS
-    told_near = {name for bridge in built for name in getattr(getattr(bridge, "memory", None), "names", ())}
-    names = sorted({name for dataset in text if dataset.name for name in dataset.name.split("+")} | told_near | set(before))
+    names = sorted({name for dataset in text if dataset.name for name in dataset.name.split("+")} | set(before))
     captioner = Captioner(
         backbone_part, built, model, spec, decoding_plan, names, beside_text, styles=corpus.styles, lengths=bounds, language=language
     )
+    # What its decoder learned through counts for a captioner that begins with it, whose bridges may be others.
+    captioner.given, captioner.text = captioner.supervision, captioner.known_text
     given |= {"decoding": decoding, "language": language}
     captioner.confidence = confidence.learned(folder, captioner.fingerprint)  # of a run that had ended here
     if worker.is_first:
@@ -275,7 +274,7 @@ def _without_source(pairs: Pairs) -> int:
 def _learned(decoding: Decoding, asked: Mapping[str, Any], styles: Sequence[str], lengths: bool) -> Decoding:
     """With a style and a length that are learned: those of the captioner it begins with are left out where they are not, and where no caption is
     plain the first style is its own. Raises SettingError for others that are asked for, and for a style with the name of a length."""
-    if lengths and (both := {"short", "medium", "long"}.intersection(styles)):
+    if lengths and (both := set(generation.LENGTHS).intersection(styles)):
         raise SettingError(f"a style cannot be called {both.pop()!r} where lengths are learned, for that is one. Give it another name.")
     if "style" not in asked and decoding.style not in styles:
         decoding = replace(decoding, style="")
